@@ -13,6 +13,7 @@ from warren_raft.store.command import PUT, Operation
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Store
 from warren_raft.store.tables import BY_NUMBER, Kind
+from warren_raft.support.handover import Begun, Landing, Passed
 from warren_raft.watching.hub import Hub
 
 
@@ -70,6 +71,18 @@ class DirectStore(Store):
 
     def _age_of_beat(self, node_id: str) -> float | None:
         return None
+
+    def _begin(
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        landing: Landing,
+        *,
+        request_key: str = "",
+        fence: int = 0,
+    ) -> Begun[int]:
+        landing.release()
+        return Passed(self._execute(operations, timeout))
 
     def close(self) -> None:
         database, self._database = self._database, None

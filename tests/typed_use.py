@@ -1,14 +1,19 @@
-"""The types that type checkers and editors see on a store, a view and a batch. mypy reads this file; nothing runs it.
+"""The types that type checkers and editors see on a store, a view, a batch and `aio`. mypy reads this
+file; nothing runs it.
 
 tests/unit/test_signatures.py compares them with the types that `help()` shows.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import assert_type
 
 from warren_raft import (
+    AsyncBatch,
+    AsyncLead,
+    AsyncStore,
     Batch,
     Container,
     Ingress,
@@ -19,6 +24,7 @@ from warren_raft import (
     ReplicatedStore,
     Secret,
     Service,
+    SnapshotInfo,
     Store,
     TLSCertificate,
     View,
@@ -79,6 +85,53 @@ def writes_of_a_store(store: Store) -> None:
     assert_type(store.create_tls_certificate(TLSCertificate(id="x"), if_revision=0, timeout=2.5), int)
     assert_type(store.update_tls_certificate(TLSCertificate(id="x"), if_revision=0, timeout=2.5), int)
     assert_type(store.delete_tls_certificate("x", if_revision=0, timeout=2.5), int)
+
+
+async def writes_of_aio(aio: AsyncStore) -> None:
+    assert_type(await aio.create_node(Node(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.update_node(Node(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_node("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.create_service(Service(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.update_service(Service(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_service("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.create_container(Container(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.update_container(Container(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_container("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.create_secret(Secret(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_secret("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.create_volume(Volume(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_volume("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.create_network(Network(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_network("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.save_ca(b"ca", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.create_ingress(Ingress(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.update_ingress(Ingress(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_ingress("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.create_tls_certificate(TLSCertificate(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.update_tls_certificate(TLSCertificate(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(await aio.delete_tls_certificate("x", if_revision=0, timeout=2.5), int)
+    assert_type(await aio.modify(Service, "x", lambda service: service, timeout=2.5), Service)
+    assert_type(await aio.barrier(2.5), int)
+    assert_type(await aio.wait_ready(2.5), None)
+    assert_type(await aio.wait_leader(2.5), str)
+    assert_type(await aio.snapshot("x"), SnapshotInfo)
+    assert_type(await aio.close(), None)
+    async with aio.batch(timeout=2.5) as batch:
+        assert_type(batch, AsyncBatch)
+        assert_type(batch.create_node(Node(id="x")), None)
+    async with aio.leading(2.5) as lead:
+        assert_type(lead, AsyncLead)
+        assert_type(await lead.create_node(Node(id="x"), timeout=2.5), int)
+        assert_type(await lead.wait_over(2.5), bool)
+        async with lead.batch() as of_lead:
+            assert_type(of_lead, AsyncBatch)
+    async with asyncio.TaskGroup() as group:
+        assert_type(group.create_task(aio.create_node(Node(id="x"))), asyncio.Task[int])
+
+
+def faces_of_the_stores(local: LocalStore, replicated: ReplicatedStore) -> None:
+    assert_type(local.aio, AsyncStore)
+    assert_type(replicated.aio, AsyncStore)
 
 
 def reads_of_a_view(view: View) -> None:
@@ -176,11 +229,13 @@ async def writes_of_another_result(awaitable: WriteMethods[Awaitable[int], float
     assert_type(await awaitable.delete_node("x"), int)
 
 
-def mistakes(store: Store, batch: Batch) -> None:
+async def mistakes(store: Store, batch: Batch, aio: AsyncStore) -> None:
     """mypy refuses each of these lines; where it does not, it reports the unused comment."""
     batch.create_node(Node(id="x"), timeout=2.5)  # type: ignore[arg-type]
     store.create_node(Node(id="x"), timeout="2")  # type: ignore[arg-type]
     store.create_node(Service(id="x"))  # type: ignore[arg-type]
     batch.create_node(Service(id="x"))  # type: ignore[arg-type]
+    aio.create_node(Service(id="x"))  # type: ignore[arg-type, unused-coroutine]
+    aio.create_node(Node(id="x"))  # type: ignore[unused-coroutine]
     store.create_node(Node(id="x"), 0)  # type: ignore[call-arg]
     store.update_secret(Secret(id="x"))  # type: ignore[attr-defined]

@@ -13,6 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .aio.leading import AsyncLead as AsyncLead
+    from .aio.store import AsyncStore as AsyncStore
+    from .aio.writing import AsyncBatch as AsyncBatch
     from .alarms import Alarm as Alarm
     from .config import Config as Config
     from .data_dir.description import Description as Description
@@ -100,6 +103,9 @@ if TYPE_CHECKING:
 # Module -> the public names in it. The imports above list the same names for type checkers and editors;
 # tests/unit/test_package.py checks that both lists agree and that no name is missing.
 _MODULES: dict[str, tuple[str, ...]] = {
+    "aio.leading": ("AsyncLead",),
+    "aio.store": ("AsyncStore",),
+    "aio.writing": ("AsyncBatch",),
     "alarms": ("Alarm",),
     "config": ("Config",),
     "model.entities": (

@@ -17,6 +17,7 @@ import warren_raft as wr
 from tests.cluster.harness import free_ports, wait_until
 from warren_raft.manager import barrier_calls as module
 from warren_raft.manager.barrier_calls import BarrierCall, BarrierCalls
+from warren_raft.support.handover import Landing
 from warren_raft.support.waking import Sleeper
 
 DEADLINE = 60.0
@@ -28,7 +29,8 @@ class Calls:
 
     def __init__(self) -> None:
         self.woken: list[Sleeper] = []
-        self.calls = BarrierCalls(self.woken.append)
+        self.landed: list[Landing] = []
+        self.calls = BarrierCalls(self.woken.append, self.landed.append)
 
     def add(self, thread: int = 1, deadline: float = math.inf) -> BarrierCall:
         barrier = BarrierCall(deadline, self.calls.ended, thread=thread)
@@ -61,7 +63,7 @@ def test_a_barrier_that_waits_for_writes_ends_at_its_deadline() -> None:
     assert barrier.error is None
     it.calls.expire(10.0)
     assert isinstance(barrier.error, wr.Unavailable)
-    assert it.woken == [barrier.sleeper]
+    assert it.woken == [barrier.caller]
     it.calls.write_ended(1)
     assert it.calls.take() == []
 
@@ -81,7 +83,7 @@ def test_the_end_ends_each_barrier_once() -> None:
     it = Calls()
     taken, late = it.add(), BarrierCall(math.inf, it.calls.ended)
     late.prepare_wait()
-    assert it.calls.end_all([late], "the store is closed") == [late.sleeper, taken.sleeper]
+    assert it.calls.end_all([late], "the store is closed") == [late.caller, taken.caller]
     assert isinstance(taken.error, wr.Closed)
     taken.end()  # the raft thread ends it too
     assert it.woken == []

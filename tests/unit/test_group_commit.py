@@ -251,7 +251,7 @@ def test_an_interrupted_caller_takes_its_request_along(
     first = pool.submit(commits.run, b"1", DEADLINE)
     disk.wait_started()
     with monkeypatch.context() as patch:
-        patch.setattr(group_commit._Request, "wait", interrupted)
+        patch.setattr(group_commit.Request, "wait", interrupted)
         with pytest.raises(Interrupted):
             commits.run(b"given up", DEADLINE)
     assert queued(commits) == 0

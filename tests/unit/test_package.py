@@ -135,10 +135,10 @@ def test_the_public_face_of_the_stores_is_what_the_contract_names() -> None:
     assert own == {
         "ReplicatedStore": {
             *("wait_ready", "wait_leader", "wait_failed", "failure", "is_ready", "waiting_for", "waits"),
-            *("leading", "run_while_leading"),
+            *("aio", "leading", "run_while_leading"),
             *("is_leader", "leader", "on_leadership", "barrier", "status", "alarms", "reload_certificate", "snapshot"),
             *("members", "add_member", "update_member", "remove_member", "transfer_leadership"),
         },
-        "LocalStore": {"snapshot", "is_leader", "leading", "run_while_leading", "on_leadership", "barrier"},
+        "LocalStore": {"aio", "snapshot", "is_leader", "leading", "run_while_leading", "on_leadership", "barrier"},
     }
     assert list(inspect.signature(warren_raft.ReplicatedStore).parameters) == ["config"]

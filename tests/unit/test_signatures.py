@@ -10,6 +10,7 @@ import ast
 import inspect
 import tomllib
 import typing
+from collections.abc import Coroutine
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from typing import Any
 import pytest
 
 from tests import typed_use
-from warren_raft import Batch, LocalStore, Node, ReplicatedStore, Store, View
+from warren_raft import AsyncBatch, AsyncLead, AsyncStore, Batch, LocalStore, Node, ReplicatedStore, Store, View
 from warren_raft.store.command import Operation
 from warren_raft.store.writing import WriteMethods
 
 ROOT = Path(typed_use.__file__).parent.parent
-TYPED = {"store": Store, "view": View, "batch": Batch}
+TYPED = {"store": Store, "view": View, "batch": Batch, "aio": AsyncStore}
 WRITES = ("create_", "update_", "delete_", "save_")
 
 
@@ -33,6 +34,7 @@ def seen_by_mypy() -> dict[tuple[str, str], Any]:
     for node in ast.walk(ast.parse(inspect.getsource(typed_use))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "assert_type":
             call, result = node.args
+            call = call.value if isinstance(call, ast.Await) else call
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
                 value = eval(ast.unparse(result), vars(typed_use))
                 found[ast.unparse(call.func.value), call.func.attr] = value
@@ -57,12 +59,14 @@ def test_help_shows_the_types_that_mypy_sees(argument: str, name: str) -> None:
     expected = seen_by_mypy()
     if (argument, name) in expected:
         hint = typing.get_type_hints(method)["return"]
+        if typing.get_origin(hint) is Coroutine:
+            hint = typing.get_args(hint)[-1]  # of `await`
         if name == "modify":
             assert isinstance(hint, typing.TypeVar)  # the class that it is given
             return
         assert hint == expected[argument, name] or (hint is type(None) and expected[argument, name] is None)
     else:  # returned by `with`, see everything_else_of_a_store
-        assert name in ("read", "batch")
+        assert name in ("read", "batch", "leading")
     signature = inspect.signature(method)
     assert set(typing.get_type_hints(method)) == {*signature.parameters, "return"} - {"self"}
     shown = f"{name}{signature}"
@@ -83,13 +87,36 @@ def test_help_of_a_stores_write(cls: type[Store]) -> None:
                 assert word in text
 
 
-def test_help_of_a_batchs_write() -> None:
+@pytest.mark.parametrize("cls", [AsyncStore, AsyncLead])
+def test_help_of_a_write_to_await(cls: type) -> None:
+    for name in methods_of(Store):
+        if name.startswith(WRITES):
+            shown = str(inspect.signature(getattr(cls, name)))
+            assert shown.endswith(
+                "timeout: float | None = None, request_id: 'str | None' = None)"
+                " -> collections.abc.Coroutine[typing.Any, typing.Any, int]"
+            )
+            text = inspect.getdoc(getattr(cls, name)) or ""
+            for word in (
+                "Await it",
+                "seconds",
+                "RevisionConflict",
+                "Unavailable",
+                "StorageFull",
+                "Closed",
+                "cancelled",
+            ):
+                assert word in text
+
+
+@pytest.mark.parametrize("cls", [Batch, AsyncBatch])
+def test_help_of_a_batchs_write(cls: type) -> None:
     for name in methods_of(Batch):
         if not name.startswith(WRITES):
             continue
-        shown = str(inspect.signature(getattr(Batch, name)))
+        shown = str(inspect.signature(getattr(cls, name)))
         assert shown.endswith("if_revision: 'int | None' = None, request_id: 'str | None' = None) -> None")
-        text = inspect.getdoc(getattr(Batch, name)) or ""
+        text = inspect.getdoc(getattr(cls, name)) or ""
         assert text.startswith(("Store ", "Delete "))
         assert "nothing of the batch is done" in text
         assert "InvalidEntity" in text

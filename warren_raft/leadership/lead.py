@@ -18,7 +18,8 @@ from warren_raft.store.command import NO_FENCE, Operation
 from warren_raft.store.tables import Kind
 from warren_raft.store.writing import Writer
 from warren_raft.support import timeouts
-from warren_raft.support.waiting import Bell
+from warren_raft.support.handover import Begun, Landing
+from warren_raft.support.waiting import Bell, Wait
 
 E = TypeVar("E")
 
@@ -75,7 +76,12 @@ class Lead(Writer):
     def wait_over(self, timeout: float | None = None) -> bool:
         """Wait until this lead is over, `timeout` seconds at most (None: for ever). Returns `is_over`, so that a loop
         that works every five seconds is `while not lead.wait_over(5)`."""
-        return self._standing.bell.wait_for(lambda: self.is_over, timeouts.deadline(timeout))
+        return self._bell.wait_for(lambda: self.is_over, timeouts.deadline(timeout))
+
+    @property
+    def _bell(self) -> Bell:
+        """Rings when this lead may be over."""
+        return self._standing.bell
 
     def _require(self) -> None:
         self._standing.require()
@@ -93,6 +99,18 @@ class Lead(Writer):
     ) -> Future[int]:
         self._require()
         return self._store._start(operations, timeout, request_key=request_key, fence=fence or self.term)
+
+    def _begin(
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        landing: Landing,
+        *,
+        request_key: str = "",
+        fence: int = NO_FENCE,
+    ) -> Begun[int]:
+        self._require()
+        return self._store._begin(operations, timeout, landing, request_key=request_key, fence=fence or self.term)
 
     def _latest_revision(self) -> int:
         return self._store._latest_revision()
@@ -120,6 +138,10 @@ class Leading(AbstractContextManager[Lead]):
 
     def __enter__(self) -> Lead:
         """Raises Unavailable at the timeout, Closed."""
+        return self.lead(self.until_leading().wait())
+
+    def until_leading(self) -> Wait[int]:
+        """The wait for the term of a leadership; it begins now. Once."""
         if self._was_used:
             raise Misuse("a wait for leadership is used once; ask the store for another: store.leading()")
         self._was_used = True
@@ -129,13 +151,17 @@ class Leading(AbstractContextManager[Lead]):
             standing.require()
             return standing.leading_term()
 
-        term = standing.bell.wait_for(looked, timeouts.deadline(timeout))
-        if term is None:
+        def late() -> Unavailable:
             seconds = math.inf if timeout is None else timeout
-            raise Unavailable(
+            return Unavailable(
                 f"this manager did not get to lead within {round(seconds, 3):g} s", maybe_applied=False, of_write=False
             )
-        return Lead(self._store, standing, term)
+
+        return Wait(standing.bell, looked, timeouts.deadline(timeout), late)
+
+    def lead(self, term: int) -> Lead:
+        """The lead of a term that was waited for."""
+        return Lead(self._store, self._standing, term)
 
     def __exit__(self, *_exception: object) -> None:
         """Leadership stays where it is."""

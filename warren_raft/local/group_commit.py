@@ -18,6 +18,7 @@ from typing import Final
 
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
 from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.handover import Landing, hand_over
 from warren_raft.support.log_lines import log_event
 from warren_raft.support.own_thread import OwnThread
 from warren_raft.support.timeouts import wait_seconds
@@ -56,7 +57,7 @@ class GroupCommit:
         self._commit = commit
         self._thread = thread
         self._deliveries = deliveries
-        self._queue: deque[_Request] = deque()
+        self._queue: deque[Request] = deque()
         self._closed = False
         self._is_committing = False
 
@@ -70,7 +71,7 @@ class GroupCommit:
 
         Raises the outcome's error; Unavailable (`maybe_applied` if its commit runs) at the deadline; Closed.
         """
-        request = _Request(data, timeout, None)
+        request = Request(data, timeout, None)
         try:
             self._enter(request)
             ended = request.wait()
@@ -79,19 +80,28 @@ class GroupCommit:
             raise
         if not ended and self._leave(request):
             raise _too_late()
-        if request.outcome is None:
-            raise Unavailable("the commit takes too long", maybe_applied=True)
+        if not request.has_ended:
+            raise _takes_too_long()
         return request.result()
 
     def start(self, data: bytes, timeout: float) -> Future[int]:
         """Like `run`, but returns at once. The future gets the result or error of `run` later. It cannot be cancelled.
         Raises Unavailable if the queue is full, and Closed."""
-        if self._is_full(len(data)):
-            raise Unavailable("too many writes are waiting", maybe_applied=False)
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()
-        self._enter(_Request(data, timeout, future))
+        self._enter_without_waiting(Request(data, timeout, future))
         return future
+
+    def begin(self, data: bytes, timeout: float, landing: Landing) -> Request:
+        """Like `start`, for a coroutine."""
+        request = Request(data, timeout, None, landing)
+        self._enter_without_waiting(request)
+        return request
+
+    def _enter_without_waiting(self, request: Request) -> None:
+        if self._is_full(len(request.data)):
+            raise Unavailable("too many writes are waiting", maybe_applied=False)
+        self._enter(request)
 
     def refuse(self) -> None:
         """Accept no further requests: they raise Closed."""
@@ -103,7 +113,7 @@ class GroupCommit:
         while self._queue:
             self._commit_group()
 
-    def _enter(self, request: _Request) -> None:
+    def _enter(self, request: Request) -> None:
         if self._is_closed():
             raise Closed
         self._queue.append(request)
@@ -123,7 +133,7 @@ class GroupCommit:
             return False
         return size_bytes + sum(len(request.data) for request in list(self._queue)) > MAX_WAITING_BYTES
 
-    def _leave(self, request: _Request) -> bool:
+    def _leave(self, request: Request) -> bool:
         """Take the request back. Returns whether that was possible: its commit had not begun, and will not begin."""
         if not request.claim():
             return False
@@ -147,23 +157,28 @@ class GroupCommit:
             return
         for request, outcome in zip(group, self._outcomes(group), strict=True):
             request.outcome = outcome
+        self._tell(group)
+
+    def _tell(self, group: Sequence[Request]) -> None:
+        """The requests are decided."""
         for request in group:
-            if request.future is None:
+            if request.has_thread:
                 request.wake()
+        hand_over([request.landing for request in group if request.landing is not None])
         self._deliveries.put([request.settle for request in group if request.future is not None])
 
-    def _take_group(self) -> list[_Request]:
+    def _take_group(self) -> list[Request]:
         """The first request of the queue and the following ones that fit with it into one commit."""
-        group: list[_Request] = []
+        group: list[Request] = []
         size_bytes = 0
         queue = self._queue
         while queue and (not group or size_bytes + len(queue[0].data) <= MAX_GROUP_BYTES):
             request = queue.popleft()
             if not request.claim():
                 continue
-            if request.future is not None and request.remaining_seconds() == 0:
+            if not request.has_thread and request.remaining_seconds() == 0:
                 request.outcome = _too_late()
-                self._deliveries.put([request.settle])
+                self._tell([request])
                 continue
             group.append(request)
             size_bytes += len(request.data)
@@ -171,7 +186,7 @@ class GroupCommit:
             self._thread.post(self._commit_group)  # the calls that were posted for these may be used up
         return group
 
-    def _outcomes(self, group: Sequence[_Request]) -> Sequence[Outcome]:
+    def _outcomes(self, group: Sequence[Request]) -> Sequence[Outcome]:
         try:
             return self._commit([request.data for request in group])
         except Exception as error:  # noqa: BLE001  each caller raises it
@@ -185,26 +200,41 @@ def _too_late() -> Unavailable:
     return Unavailable("the writes before this one took too long", maybe_applied=False)
 
 
-class _Request:
-    """One caller's bytes to commit. The caller's thread waits for the result, or gets it by `future`."""
+def _takes_too_long() -> Unavailable:
+    return Unavailable("the commit takes too long", maybe_applied=True)
 
-    __slots__ = ("_claimed", "_deadline", "_turn", "data", "future", "outcome")
 
-    def __init__(self, data: bytes, timeout: float, future: Future[int] | None) -> None:
+class Request:
+    """One caller's bytes to commit. The caller's thread waits for the result, or gets it by `future`, or a coroutine
+    waits at `landing`."""
+
+    __slots__ = ("_claimed", "_turn", "data", "future", "landing", "outcome", "patience_until")
+
+    def __init__(self, data: bytes, timeout: float, future: Future[int] | None, landing: Landing | None = None) -> None:
         self.data = data
         self.future = future
+        self.landing = landing
         self.outcome: Outcome | None = None
-        self._deadline = time.monotonic() + timeout
+        self.patience_until = time.monotonic() + timeout
         self._turn = threading.Lock()  # the cheapest object that a thread can wait for: no Condition, no Event
         self._turn.acquire()
         self._claimed = threading.Lock()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.outcome is not None
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether a thread waits, which gives up by itself at the deadline."""
+        return self.future is None and self.landing is None
 
     def claim(self) -> bool:
         """Take the request: either the thread that commits it, or its caller that gives up. Returns True once."""
         return self._claimed.acquire(blocking=False)
 
     def remaining_seconds(self) -> float:
-        return wait_seconds(self._deadline - time.monotonic())
+        return wait_seconds(self.patience_until - time.monotonic())
 
     def wait(self) -> bool:
         """Wait until `wake`, at most to the deadline. Returns whether `wake` came."""
@@ -212,6 +242,14 @@ class _Request:
 
     def wake(self) -> None:
         self._turn.release()
+
+    def give_up(self) -> None:
+        """Its coroutine was cancelled: if its commit has not begun, it does not begin any more."""
+        self.claim()
+
+    def late(self) -> Unavailable:
+        """The error of a coroutine that has waited until `patience_until`."""
+        return _too_late() if self.claim() else _takes_too_long()
 
     def settle(self) -> None:
         """Give the result to the future."""
@@ -227,7 +265,7 @@ class _Request:
         outcome, self.outcome = self.outcome, None
         if isinstance(outcome, Exception):
             try:
-                raise outcome
+                raise outcome.with_traceback(None)  # it may be the outcome of others too
             finally:
                 del outcome
         if outcome is None:

@@ -17,8 +17,9 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
+from warren_raft.aio.store import AsyncStore
 from warren_raft.alarms import Alarms
 from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.paths import absolute
@@ -56,13 +57,16 @@ from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLoc
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import forking, timeouts
 from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.handover import Begun, Landing, Passed
 from warren_raft.support.log_lines import log_event
 from warren_raft.support.own_thread import OwnThread
 from warren_raft.support.process_end import close_at_exit
-from warren_raft.support.waiting import Bell
+from warren_raft.support.waiting import Bell, Wait
 from warren_raft.watching.hub import Hub
 
 logger = logging.getLogger("warren_raft.local.store")
+
+T = TypeVar("T")
 
 FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
 """With fewer free bytes on the disk, creates and updates are refused: deletes need space too."""
@@ -76,6 +80,9 @@ MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 LEADING_TERM: Final = 1
 """The term in which a LocalStore leads. Its entries are of term 0, as no manager's are, and its commands have no
 fence."""
+
+LOCAL_ID: Final = "local"
+"""The leader of a LocalStore, as `aio.wait_leader` names it."""
 
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes checks whether its directory is still in its place."""
@@ -187,6 +194,29 @@ class LocalStore(Store):
         except Unavailable as error:
             raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
 
+    def _begin_barrier(self, timeout: float | None, landing: Landing) -> Begun[int]:
+        timeouts.checked(timeout)
+        if not self._commits.is_idle:
+            return self._begin((), timeout, landing)
+        self._attached()
+        landing.release()
+        return Passed(self._machine.revision)
+
+    def _until_ready(self, timeout: float | None) -> Wait[bool]:
+        return self._open_already(True, timeout)
+
+    def _until_leader(self, timeout: float | None) -> Wait[str]:
+        return self._open_already(LOCAL_ID, timeout)
+
+    def _open_already(self, value: T, timeout: float | None) -> Wait[T]:
+        """A wait that ends at once. It raises Closed."""
+
+        def looked() -> T:
+            self._require_open()
+            return value
+
+        return Wait(self._changed, looked, timeouts.deadline(timeout), Closed)
+
     # Leadership --------------------------------------------------------------------------------------------------
 
     @property
@@ -223,6 +253,11 @@ class LocalStore(Store):
     # Writing -----------------------------------------------------------------------------------------------------
 
     @property
+    def aio(self) -> AsyncStore:
+        """This store for asyncio: `await store.aio.create_node(node)`. Nothing in it blocks the loop."""
+        return AsyncStore(self, self)
+
+    @property
     def _default_timeout_seconds(self) -> float:
         return self._write_timeout_seconds
 
@@ -238,6 +273,18 @@ class LocalStore(Store):
     ) -> Future[int]:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
         return self._commits.start(self._command(operations, request_key), seconds)
+
+    def _begin(
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        landing: Landing,
+        *,
+        request_key: str = "",
+        fence: int = NO_FENCE,
+    ) -> Begun[int]:
+        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
+        return self._commits.begin(self._command(operations, request_key), seconds, landing)
 
     def _command(self, operations: tuple[Operation, ...], request_key: str) -> bytes:
         """The command of these operations. Raises the errors that a store has before it sends anything."""

@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final
 
 from warren_raft.errors import Closed, StorageFull, Unavailable
-from warren_raft.manager.barrier_calls import BarrierCall
+from warren_raft.manager.barrier_calls import GRACE_SECONDS, BarrierCall
 from warren_raft.manager.disk_space import Space
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.session import QUEUE_FULL, Call, Write, Writes
@@ -21,9 +20,7 @@ from warren_raft.raft.driver import Driver
 from warren_raft.store.command import NO_FENCE, PUT, Operation, encode_body
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import timeouts
-
-GRACE_SECONDS: Final = 1.0
-"""The raft thread ends a write at its deadline. A caller waits this much longer before it gives up on that thread."""
+from warren_raft.support.handover import Landing
 
 
 class WriteCalls:
@@ -71,7 +68,7 @@ class WriteCalls:
         if stamps is not None:
             stamps.add("answered", write.thread)
         if not ended:
-            raise Unavailable("the raft thread does not answer", maybe_applied=True)
+            raise write.late()
         return write.result()
 
     def start(
@@ -81,10 +78,27 @@ class WriteCalls:
         write = self._made(operations, timeout, request_key, fence)
         write.future = Future()
         write.future.set_running_or_notify_cancel()
+        self._submit_without_waiting(write)
+        return write.future
+
+    def begin(
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        landing: Landing,
+        request_key: str = "",
+        fence: int = NO_FENCE,
+    ) -> Write:
+        """Begin to carry out the operations for a coroutine."""
+        write = self._made(operations, timeout, request_key, fence)
+        write.landing = landing
+        self._submit_without_waiting(write)
+        return write
+
+    def _submit_without_waiting(self, write: Write) -> None:
         if self._writes.is_full(len(write.data), self._driver.submitted):
             raise Unavailable(QUEUE_FULL, maybe_applied=False)
         self._submit(write)
-        return write.future
 
     def barrier(self, timeout: float | None) -> int:
         """Wait until this manager has applied all that was acknowledged before, and all that this thread has written.
@@ -101,10 +115,18 @@ class WriteCalls:
             barrier.give_up()
             raise
         if not ended:
-            raise Unavailable("the raft thread does not answer", maybe_applied=False, of_write=False)
+            raise barrier.late()
         if barrier.error is not None:
             raise barrier.error.with_traceback(None)
         return self._revision()
+
+    def begin_barrier(self, timeout: float | None, landing: Landing) -> BarrierCall:
+        """The same for a coroutine: it has awaited its own writes."""
+        deadline = timeouts.deadline(timeout, self._timeout_seconds)
+        self._life.require()
+        barrier = BarrierCall(deadline, self._writes.barriers.ended, caller=landing, revision=self._revision)
+        self._submit(barrier)
+        return barrier
 
     def _made(self, operations: tuple[Operation, ...], timeout: float | None, request_key: str, fence: int) -> Write:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)

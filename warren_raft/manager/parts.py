@@ -27,7 +27,8 @@ from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.errors import Closed, WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.leadership.callbacks import Leadership
-from warren_raft.manager.calls import GRACE_SECONDS, WriteCalls
+from warren_raft.manager.barrier_calls import GRACE_SECONDS
+from warren_raft.manager.calls import WriteCalls
 from warren_raft.manager.disk_space import Space
 from warren_raft.manager.heartbeats import Heartbeats
 from warren_raft.manager.housekeeping import Housekeeping

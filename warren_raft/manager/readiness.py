@@ -14,7 +14,7 @@ from warren_raft.errors import Unavailable
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.raft.engine import Engine
 from warren_raft.support import timeouts
-from warren_raft.support.waiting import Bell
+from warren_raft.support.waiting import Bell, Wait
 
 T = TypeVar("T")
 
@@ -80,22 +80,28 @@ class Readiness:
 
     def wait_ready(self, timeout: float | None) -> None:
         """Raises Unavailable, Closed."""
-        self._wait_for(lambda: self._engine.is_ready, timeout, f"{self._node_id} did not get ready")
+        self.until_ready(timeout).wait()
 
     def wait_leader(self, timeout: float | None) -> str:
         """The id of the leader, as soon as one is known here. Raises Unavailable, Closed."""
-        leader = self._wait_for(lambda: self.leader, timeout, "no leader was elected")
-        assert leader is not None  # and not ""
-        return leader
+        return self.until_leader(timeout).wait()
 
-    def _wait_for(self, condition: Callable[[], T], timeout: float | None, what: str) -> T:
-        def looked() -> T:
+    def until_ready(self, timeout: float | None) -> Wait[bool]:
+        """The wait raises Unavailable, Closed."""
+        return self._until(lambda: self._engine.is_ready, timeout, f"{self._node_id} did not get ready")
+
+    def until_leader(self, timeout: float | None) -> Wait[str]:
+        """The wait for the id of the leader. It raises Unavailable, Closed."""
+        return self._until(lambda: self.leader, timeout, "no leader was elected")
+
+    def _until(self, condition: Callable[[], T | None], timeout: float | None, what: str) -> Wait[T]:
+        def looked() -> T | None:
             self._life.require()
             return condition()
 
-        value = self._life.changed.wait_for(looked, timeouts.deadline(timeout))
-        if not value:
+        def late() -> Unavailable:
             assert timeout is not None  # a wait without a limit ends only with its condition
             waits = f": {self.waiting_for}" if self.waiting_for else ""
-            raise Unavailable(f"{what} within {round(timeout, 3):g} s{waits}", maybe_applied=False, of_write=False)
-        return value
+            return Unavailable(f"{what} within {round(timeout, 3):g} s{waits}", maybe_applied=False, of_write=False)
+
+        return Wait(self._life.changed, looked, timeouts.deadline(timeout), late)

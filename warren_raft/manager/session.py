@@ -20,7 +20,7 @@ from typing import Final
 
 from warren_raft.errors import Closed, Unavailable
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
-from warren_raft.manager.barrier_calls import BarrierCall, BarrierCalls
+from warren_raft.manager.barrier_calls import GRACE_SECONDS, NO_ANSWER, BarrierCall, BarrierCalls
 from warren_raft.raft.submit import Proposal, expired
 from warren_raft.store.command import (
     OPEN_SESSION,
@@ -31,6 +31,7 @@ from warren_raft.store.command import (
     with_request_id,
 )
 from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.handover import Landing, hand_over
 from warren_raft.support.waiting import taken
 from warren_raft.support.waking import Sleeper, Waking
 
@@ -56,6 +57,8 @@ class Write(Proposal):
     """The future of a write, if its caller does not wait."""
     sleeper: Sleeper | None = None
     """The wait of its caller, if its caller waits."""
+    landing: Landing | None = None
+    """The wait of its caller, if its caller is a coroutine."""
 
     def prepare_wait(self) -> None:
         """Before the write is submitted, if its caller waits."""
@@ -64,13 +67,26 @@ class Write(Proposal):
     def wait(self, seconds: float) -> bool:
         """Whether the write has ended, after `seconds` at most."""
         assert self.sleeper is not None
-        return self.sleeper.sleep(seconds) or self.outcome is not None or self.error is not None
+        return self.sleeper.sleep(seconds) or self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        return self.outcome is not None or self.error is not None
+
+    @property
+    def patience_until(self) -> float:
+        """Until when its caller waits for the raft thread."""
+        return self.deadline + GRACE_SECONDS
 
     def give_up(self) -> None:
         """Its caller was interrupted: the raft thread ends the write soon, if it is not done before."""
         self.deadline = -math.inf
         if self.sleeper is not None:
             self.sleeper.leave()
+
+    def late(self) -> Unavailable:
+        """The error of a caller that has waited until `patience_until`."""
+        return Unavailable(NO_ANSWER, maybe_applied=True)
 
     def result(self) -> int:
         """The revision, or the error raised. Call it after the write has ended."""
@@ -111,8 +127,10 @@ class Writes:
         """The futures to resolve, of writes that have ended."""
         self._asleep: deque[Sleeper] = deque()
         """The callers to wake, of writes that have ended."""
+        self._landed: deque[Landing] = deque()
+        """The same for coroutines."""
         self._waking: Final = Waking()
-        self.barriers: Final = BarrierCalls(self._asleep.append)
+        self.barriers: Final = BarrierCalls(self._asleep.append, self._landed.append)
         self._session = 0
         self._opening: Proposal | None = None
         self._next = 1
@@ -220,6 +238,8 @@ class Writes:
         elif write.future is not None:
             self._settled.append(write.settle)
             self.barriers.write_ended(write.thread)
+        elif write.landing is not None:
+            self._landed.append(write.landing)
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
         """End the writes that reached their deadline before they got a request id. `hindrance`: see Engine. Call it
@@ -238,6 +258,8 @@ class Writes:
     def flush(self) -> bool:
         """Wake the callers, and resolve the futures, of the writes that have ended since the last call. Whether there
         are callers that `wake_late` has to look at."""
+        if self._landed:
+            hand_over(taken(self._landed))
         if self._settled:
             self._deliveries.put(taken(self._settled))
         if self._asleep:
@@ -263,9 +285,12 @@ class Writes:
             if self._outstanding.pop(write, _GONE) is not _GONE:
                 write.error = Unavailable(reason, maybe_applied=True) if write.sequence else Closed(reason)
                 ended.append(write)
-        sleepers = self.barriers.end_all(barriers, reason) + taken(self._asleep)
+        callers = self.barriers.end_all(barriers, reason)
+        sleepers = [caller for caller in callers if isinstance(caller, Sleeper)] + taken(self._asleep)
         sleepers += [write.sleeper for write in ended if write.sleeper is not None]
         for sleeper in sleepers:
             sleeper.release()
         self._waking.wake_all()
+        landings = [caller for caller in callers if isinstance(caller, Landing)] + taken(self._landed)
+        hand_over(landings + [write.landing for write in ended if write.landing is not None])
         self._deliveries.put(taken(self._settled) + [write.settle for write in ended if write.future is not None])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
+from warren_raft.aio.store import AsyncStore
 from warren_raft.alarms import Alarm
 from warren_raft.config import Config
 from warren_raft.errors import Closed, WarrenError
@@ -25,6 +26,8 @@ from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.store.command import NO_FENCE, Operation
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Store
+from warren_raft.support.handover import Begun, Landing
+from warren_raft.support.waiting import Wait
 from warren_raft.watching.hub import Hub
 
 if TYPE_CHECKING:
@@ -77,6 +80,12 @@ class ReplicatedStore(Store):
     def wait_leader(self, timeout: float | None = 10.0) -> str:
         """The id of the leader, as soon as one is known here. Raises Unavailable, Closed."""
         return self._parts.readiness.wait_leader(timeout)
+
+    def _until_ready(self, timeout: float | None) -> Wait[bool]:
+        return self._parts.readiness.until_ready(timeout)
+
+    def _until_leader(self, timeout: float | None) -> Wait[str]:
+        return self._parts.readiness.until_leader(timeout)
 
     def wait_failed(self, timeout: float | None = None) -> bool:
         """Wait until this manager has stopped by itself: True, and `failure` says why. False at the timeout or at
@@ -196,6 +205,20 @@ class ReplicatedStore(Store):
     ) -> Future[int]:
         return self._parts.calls.start(operations, timeout, request_key, fence)
 
+    def _begin(
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        landing: Landing,
+        *,
+        request_key: str = "",
+        fence: int = NO_FENCE,
+    ) -> Begun[int]:
+        return self._parts.calls.begin(operations, timeout, landing, request_key, fence)
+
+    def _begin_barrier(self, timeout: float | None, landing: Landing) -> Begun[int]:
+        return self._parts.calls.begin_barrier(timeout, landing)
+
     @property
     def _default_timeout_seconds(self) -> float:
         return self.config.write_timeout_seconds
@@ -218,6 +241,11 @@ class ReplicatedStore(Store):
 
     def _age_of_beat(self, node_id: str) -> float | None:
         return self._parts.heartbeats.age(node_id)
+
+    @property
+    def aio(self) -> AsyncStore:
+        """This store for asyncio: `await store.aio.create_node(node)`. Nothing in it blocks the loop."""
+        return AsyncStore(self, self)
 
     # Members -----------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ from warren_raft.store.tables import (
     Kind,
 )
 from warren_raft.support import timeouts
+from warren_raft.support.handover import Begun, Landing
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -109,6 +110,15 @@ class WriteMethods(ABC, Generic[Result, Timeout]):
         request_id: str | None,
     ) -> Result:
         return self._write(delete_operation(kind, id, if_revision), timeout, request_id)
+
+    def _delete_cascade(
+        self,
+        id: str,  # noqa: A002
+        if_revision: int | None,
+        timeout: Timeout | None,
+        request_id: str | None,
+    ) -> Result:
+        return self._write(cascade_operation(id, if_revision), timeout, request_id)
 
     # ---- nodes
 
@@ -180,8 +190,9 @@ class WriteMethods(ABC, Generic[Result, Timeout]):
     ) -> Result:
         """Delete the service with this id, if it exists. `cascade=True`: and every container whose `service_id` it is,
         in the same command. Without it the containers remain."""
-        operation = cascade_operation(id, if_revision) if cascade else delete_operation(SERVICE, id, if_revision)
-        return self._write(operation, timeout, request_id)
+        if cascade:
+            return self._delete_cascade(id, if_revision, timeout, request_id)
+        return self._delete(SERVICE, id, if_revision, timeout, request_id)
 
     # ---- containers
 
@@ -444,6 +455,18 @@ class Writer(WriteMethods[int, float]):
         """Send one command and return at once. The future gets its revision, or the error."""
 
     @abstractmethod
+    def _begin(
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        landing: Landing,
+        *,
+        request_key: str = "",
+        fence: int = NO_FENCE,
+    ) -> Begun[int]:
+        """Send one command for a coroutine and return at once. `landing` is released when the command has ended."""
+
+    @abstractmethod
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         """The entity as it is stored here. Raises NotFound."""
 
@@ -473,25 +496,13 @@ class Writer(WriteMethods[int, float]):
         (also for another id), Unavailable (`maybe_applied=False` if others changed the entity at each attempt), and the
         other errors of a write.
         """
-        kind = kind_of(cls)
-        deadline = timeouts.deadline(timeout, self._default_timeout_seconds)
-        conflict: RevisionConflict | None = None
+        change = Modification(self, cls, id, function, timeout)
         while True:
-            before = self._get(kind, id)
-            revision: int = before.revision  # type: ignore[attr-defined]
-            operation = put_operation(kind, function(before), revision)
-            if operation.id != id or operation.entity is None:
-                raise InvalidEntity(kind.name, f"modify of {id!r} was given an entity with another id", id=operation.id)
-            left = deadline - time.monotonic()
-            if conflict is not None and left <= 0:
-                reason = f"{kind.name} {id!r} was changed by others at each attempt"
-                raise Unavailable(reason, maybe_applied=False) from conflict
+            operation, seconds = change.attempt()
             try:
-                stored_at = self._execute((operation,), max(0.0, left))
+                return change.stored(self._execute((operation,), seconds))
             except RevisionConflict as error:
-                conflict = error
-            else:
-                return codec.decode_entity(kind, operation.entity, stored_at)
+                change.conflict = error
 
     def batch(self, *, wait: bool = True, timeout: float | None = None, request_id: str | None = None) -> Batch:
         """Several writes as one atomic command: `with store.batch() as b: b.create_node(...)`.
@@ -500,7 +511,43 @@ class Writer(WriteMethods[int, float]):
         not wait: `b.future` is a `concurrent.futures.Future` of the revision. The writes of one thread are carried out
         in their order. `request_id`: see Writer. See Batch.
         """
-        return Batch(self, wait=wait, timeout=timeouts.checked(timeout), request_id=request_id)
+        return Batch(self, wait=wait, timeout=timeout, request_id=request_id)
+
+
+class Modification(Generic[E]):
+    """The attempts of one `modify`, for a caller that writes: see Writer.modify."""
+
+    def __init__(
+        self, writer: Writer, cls: type[E], id_: str, function: Callable[[E], E], timeout: float | None
+    ) -> None:
+        self._writer = writer
+        self._kind = kind_of(cls)
+        self._id = id_
+        self._function = function
+        self._deadline = timeouts.deadline(timeout, writer._default_timeout_seconds)
+        self._entity = b""
+        self.conflict: RevisionConflict | None = None
+        """Set by the caller: the error of the last attempt."""
+
+    def attempt(self) -> tuple[Operation, float]:
+        """The operation to carry out, and the seconds that are left for it. Raises what the function raises, NotFound,
+        InvalidEntity, and Unavailable at the deadline."""
+        kind, id_ = self._kind, self._id
+        before = self._writer._get(kind, id_)
+        revision: int = before.revision  # type: ignore[attr-defined]
+        operation = put_operation(kind, self._function(before), revision)
+        if operation.id != id_ or operation.entity is None:
+            raise InvalidEntity(kind.name, f"modify of {id_!r} was given an entity with another id", id=operation.id)
+        left = self._deadline - time.monotonic()
+        if self.conflict is not None and left <= 0:
+            reason = f"{kind.name} {id_!r} was changed by others at each attempt"
+            raise Unavailable(reason, maybe_applied=False) from self.conflict
+        self._entity = operation.entity
+        return operation, max(0.0, left)
+
+    def stored(self, revision: int) -> E:
+        """The entity of the last attempt, as it is stored."""
+        return codec.decode_entity(self._kind, self._entity, revision)
 
 
 # ------------------------------------------------------------------------------- many writes, one command
@@ -523,34 +570,14 @@ def _ended(outcome: int | Exception) -> Future[int]:
     return future
 
 
-class Batch(WriteMethods[None, Never]):
-    """Writes that are all carried out or all refused, as one command and one revision. For one `with` block, one
-    thread.
+class BatchWrites(WriteMethods[None, Never]):
+    """The writes of a batch, until they are sent. `Batch` is for threads, and `AsyncBatch` for asyncio.
 
-    Each write is checked when it is added (InvalidEntity); an exception that leaves the block sends nothing. All
-    conditions (`if_revision` and `require`) are evaluated before the first write. If one does not hold, nothing is
-    changed, and the end of the block raises RevisionConflict for the first of them. A later write sees the earlier ones
-    of its batch. At most 4 MiB encoded. An empty batch changes nothing and has the latest revision.
-
-    A batch has one request id (see Writer), which is given to `batch()` or to any of its writes.
-
-    With `wait=False` the end of the block never blocks and raises only InvalidEntity. The errors of the store and of
-    the cluster are in the future: a closed store, no leader, not enough space, a full queue. Futures of one thread are
-    sent in order.
+    Each write is checked when it is added (InvalidEntity). All conditions (`if_revision` and `require`) are evaluated
+    before the first write. A later write sees the earlier ones of its batch. At most 4 MiB encoded.
     """
 
-    __slots__ = (
-        "_future",
-        "_hosts",
-        "_operations",
-        "_request_key",
-        "_revision",
-        "_size_bytes",
-        "_state",
-        "_timeout",
-        "_wait",
-        "_writer",
-    )
+    __slots__ = ("_hosts", "_operations", "_request_key", "_revision", "_size_bytes", "_state", "_timeout", "_writer")
 
     _each_write = """
         Becomes part of the batch's command. `if_revision=n`: only if the stored entity's revision is n (0: only if none
@@ -558,45 +585,27 @@ class Batch(WriteMethods[None, Never]):
         and Misuse outside of the `with` block, or for a second request id.
         """
 
-    def __init__(self, writer: Writer, *, wait: bool, timeout: float | None, request_id: str | None = None) -> None:
+    def __init__(self, writer: Writer, *, timeout: float | None, request_id: str | None = None) -> None:
         self._request_key = "" if request_id is None else checked_request_id(request_id)
         self._writer = writer
-        self._wait = wait
-        self._timeout = timeout
+        self._timeout = timeouts.checked(timeout)
         self._operations: list[Operation] = []
         self._size_bytes = COMMAND_OVERHEAD_BYTES
         self._hosts = 0
         self._state = "new"
         self._revision: int | None = None
-        self._future: Future[int] | None = None
 
-    def __enter__(self) -> Batch:
+    def _open(self) -> None:
+        """The block begins."""
         if self._state != "new":
             raise Misuse("a batch is used once; ask the store for another")
         self._state = "open"
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+    def _end(self) -> tuple[Operation, ...]:
+        """The block ends. Returns the operations of its command."""
         self._state = "done"
         operations, self._operations = tuple(self._operations), []
-        if kind is None:
-            self._send(operations)
-
-    def _send(self, operations: tuple[Operation, ...]) -> None:
-        writer, timeout, key = self._writer, self._timeout, self._request_key
-        if self._wait:
-            is_empty = not operations
-            self._revision = writer._latest_revision() if is_empty else _sent(writer._execute, operations, timeout, key)
-            return
-        try:
-            if operations:
-                self._future = _sent(writer._start, operations, timeout, key)
-            else:
-                self._future = _ended(writer._latest_revision())
-        except InvalidEntity:  # the caller's own fault
-            raise
-        except (WarrenError, OSError) as error:  # the disk does not even report its free space
-            self._future = _ended(error)
+        return operations
 
     @property
     def revision(self) -> int:
@@ -605,16 +614,9 @@ class Batch(WriteMethods[None, Never]):
             raise Misuse("the batch has no revision: it was not sent, or not waited for (see future)")
         return self._revision
 
-    @property
-    def future(self) -> Future[int]:
-        """With `wait=False`, after the block: a future of the command's revision or error."""
-        if self._future is None:
-            raise Misuse("the batch has no future: it was not sent, or was waited for (see revision)")
-        return self._future
-
     def __repr__(self) -> str:
         """For logs and debuggers. It works in any state and never raises."""
-        return f"<Batch of {len(self._operations)} writes, {self._state}>"
+        return f"<{type(self).__name__} of {len(self._operations)} writes, {self._state}>"
 
     def __len__(self) -> int:
         """The number of writes so far."""
@@ -651,3 +653,59 @@ class Batch(WriteMethods[None, Never]):
         self._operations.append(operation)
         self._size_bytes = size_bytes
         self._hosts = hosts
+
+
+class Batch(BatchWrites):
+    """Writes that are all carried out or all refused, as one command and one revision. For one `with` block, one
+    thread.
+
+    Each write is checked when it is added (InvalidEntity); an exception that leaves the block sends nothing. All
+    conditions (`if_revision` and `require`) are evaluated before the first write. If one does not hold, nothing is
+    changed, and the end of the block raises RevisionConflict for the first of them. A later write sees the earlier ones
+    of its batch. At most 4 MiB encoded. An empty batch changes nothing and has the latest revision.
+
+    A batch has one request id (see Writer), which is given to `batch()` or to any of its writes.
+
+    With `wait=False` the end of the block never blocks and raises only InvalidEntity. The errors of the store and of
+    the cluster are in the future: a closed store, no leader, not enough space, a full queue. Futures of one thread are
+    sent in order.
+    """
+
+    __slots__ = ("_future", "_wait")
+
+    def __init__(self, writer: Writer, *, wait: bool, timeout: float | None, request_id: str | None = None) -> None:
+        super().__init__(writer, timeout=timeout, request_id=request_id)
+        self._wait = wait
+        self._future: Future[int] | None = None
+
+    def __enter__(self) -> Batch:
+        self._open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        operations = self._end()
+        if kind is None:
+            self._send(operations)
+
+    def _send(self, operations: tuple[Operation, ...]) -> None:
+        writer, timeout, key = self._writer, self._timeout, self._request_key
+        if self._wait:
+            is_empty = not operations
+            self._revision = writer._latest_revision() if is_empty else _sent(writer._execute, operations, timeout, key)
+            return
+        try:
+            if operations:
+                self._future = _sent(writer._start, operations, timeout, key)
+            else:
+                self._future = _ended(writer._latest_revision())
+        except InvalidEntity:  # the caller's own fault
+            raise
+        except (WarrenError, OSError) as error:  # the disk does not even report its free space
+            self._future = _ended(error)
+
+    @property
+    def future(self) -> Future[int]:
+        """With `wait=False`, after the block: a future of the command's revision or error."""
+        if self._future is None:
+            raise Misuse("the batch has no future: it was not sent, or was waited for (see revision)")
+        return self._future

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from warren_raft.support.timeouts import wait_seconds
 
@@ -31,16 +31,32 @@ def taken(queue: deque[T]) -> list[T]:
     return found
 
 
+class Waiting(Protocol):
+    """A thread or a coroutine that waits."""
+
+    def release(self) -> None:
+        """Wake it. Does not wait, and does not raise."""
+
+
 class Bell:
-    """Wakes every thread that waits for a condition to become true. Thread-safe. A signal handler may wait too."""
+    """Wakes every thread and coroutine that waits for a condition to become true. Thread-safe. A signal handler may
+    wait too."""
 
     def __init__(self) -> None:
-        self._sleepers: dict[threading.Lock, None] = {}
-        """Each is a lock on which a waiting thread sleeps. It is added in one step, and removed in one step by the
-        thread that then wakes the sleeper, or by the sleeper."""
+        self._sleepers: dict[Waiting, None] = {}
+        """Each is the lock on which a waiting thread sleeps, or the like. It is added in one step, and removed in one
+        step by the thread that then wakes the sleeper, or by the sleeper."""
+
+    def add(self, waiting: Waiting) -> None:
+        """Release it once, at the next ring. The condition must be evaluated again after this call."""
+        self._sleepers[waiting] = None
+
+    def remove(self, waiting: Waiting) -> None:
+        """It waits no more. Idempotent."""
+        self._sleepers.pop(waiting, None)
 
     def ring(self) -> None:
-        """Wake the waiting threads. Call this after a condition may have become true, and only in a thread of ours: an
+        """Wake all that wait. Call this after a condition may have become true, and only in a thread of ours: an
         exception in the middle would lose a wake-up."""
         for sleeper in list(self._sleepers):
             if self._sleepers.pop(sleeper, _GONE) is not _GONE:
@@ -55,14 +71,39 @@ class Bell:
             sleeper = threading.Lock()
             sleeper.acquire()
             try:
-                self._sleepers[sleeper] = None
+                self.add(sleeper)
                 value = condition()  # once more: it may have become true before any thread could wake this one
                 left = deadline - time.monotonic()
                 if value or left <= 0:
                     return value
                 sleeper.acquire(timeout=wait_seconds(left))
             finally:
-                self._sleepers.pop(sleeper, None)
+                self.remove(sleeper)
+        return value
+
+
+class Wait(Generic[T]):
+    """A wait for a condition, by a thread (`wait`) or by a coroutine (aio/waiting.py).
+
+    `late()`: the error at the deadline, if the condition is not true then.
+    """
+
+    def __init__(
+        self, bell: Bell, condition: Callable[[], T | None], deadline: float, late: Callable[[], Exception]
+    ) -> None:
+        self.bell: Final = bell
+        self.condition: Final = condition
+        self.deadline: Final = deadline
+        self._late = late
+
+    def wait(self) -> T:
+        """The value of the condition, once it is true. Raises the error of `late`, and those of the condition."""
+        return self.judged(self.bell.wait_for(self.condition, self.deadline))
+
+    def judged(self, value: T | None) -> T:
+        """The value with which a wait ended."""
+        if not value:
+            raise self._late()
         return value
 
 
