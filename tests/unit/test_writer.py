@@ -86,7 +86,9 @@ def test_the_store_has_the_48_operations() -> None:
     writes = {name for name in public if name.startswith(("create_", "update_", "delete_", "save_"))}
     assert sorted(writes) == sorted(WRITES)
     assert len(reads) + len(writes) + len({"close"} & public) == 48
-    assert public - reads - writes == {"close", "batch", "read", "watch", "modify"}
+    assert public - reads - writes == {
+        *("close", "batch", "read", "watch", "modify", "heartbeat", "last_heartbeat_age")
+    }
     assert all(inspect.getdoc(getattr(Store, name)) for name in public)
 
 
