@@ -14,8 +14,10 @@ from warren_raft import (
     AsyncBatch,
     AsyncLead,
     AsyncStore,
+    AsyncWatch,
     Batch,
     Container,
+    Event,
     Ingress,
     Lead,
     LocalStore,
@@ -116,6 +118,12 @@ async def writes_of_aio(aio: AsyncStore) -> None:
     assert_type(await aio.wait_leader(2.5), str)
     assert_type(await aio.snapshot("x"), SnapshotInfo)
     assert_type(await aio.close(), None)
+    assert_type(aio.watch(7, kinds={"service"}, bookmark_seconds=60), AsyncWatch)
+    async with aio.watch(node="n") as events:
+        assert_type(events, AsyncWatch)
+        assert_type(await events.take(2.5), list[Event])
+        async for event in events:
+            assert_type(event, Event)
     async with aio.batch(timeout=2.5) as batch:
         assert_type(batch, AsyncBatch)
         assert_type(batch.create_node(Node(id="x")), None)

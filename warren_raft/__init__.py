@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .aio.leading import AsyncLead as AsyncLead
     from .aio.store import AsyncStore as AsyncStore
+    from .aio.watch import AsyncWatch as AsyncWatch
     from .aio.writing import AsyncBatch as AsyncBatch
     from .alarms import Alarm as Alarm
     from .config import Config as Config
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
 _MODULES: dict[str, tuple[str, ...]] = {
     "aio.leading": ("AsyncLead",),
     "aio.store": ("AsyncStore",),
+    "aio.watch": ("AsyncWatch",),
     "aio.writing": ("AsyncBatch",),
     "alarms": ("Alarm",),
     "config": ("Config",),

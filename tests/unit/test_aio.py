@@ -441,6 +441,141 @@ def test_a_cancelled_wait_leaves_nothing_behind(leaderless: wr.ReplicatedStore) 
     run(main())
 
 
+# ---------------------------------------------------------------------------------------- watches
+
+
+def test_a_watch_gives_each_change_once_and_in_order(store: AnyStore) -> None:
+    async def main() -> None:
+        aio = store.aio
+        first = await aio.create_node(node())
+        async with aio.watch(since=first, kinds={"node"}) as events:
+            writes = [asyncio.create_task(aio.create_node(node(turn))) for turn in range(100)]
+            seen = [event async for event, _ in _zipped(events, 99)]  # an equal node0 is no change
+            await asyncio.gather(*writes)
+        assert [event.id for event in seen] == [f"n{turn}" for turn in range(1, 100)]
+        assert [event.revision for event in seen] == list(range(first + 1, first + 100))
+        assert events.revision == first + 99
+        async with aio.watch(since=first) as events, aio.batch() as batch:
+            batch.delete_node("n1")
+            batch.delete_node("n2")
+        found: list[wr.Event] = []
+        async with aio.watch(since=first) as events:
+            while len(found) < 101:
+                found += await events.take(DEADLINE)
+            assert await events.take(0) == []
+        assert [event.id for event in found[-2:]] == ["n1", "n2"]
+        assert "AsyncWatch" in repr(events)
+
+    run(main())
+
+
+async def _zipped(events: wr.AsyncWatch, count: int) -> AsyncIterator[tuple[wr.Event, int]]:
+    """The first `count` events."""
+    number = 0
+    async for event in events:
+        yield event, number
+        number += 1
+        if number == count:
+            return
+
+
+def test_a_cancelled_task_loses_no_event_and_leaves_no_waiter(store: AnyStore) -> None:
+    async def main() -> None:
+        async with store.aio.watch(kinds={"node"}) as events:
+            for turn in range(20):
+                task = asyncio.create_task(anext(events))
+                for _ in range(turn % 4):
+                    await asyncio.sleep(0)
+                write = asyncio.create_task(store.aio.create_node(node(turn)))
+                if turn % 2:
+                    await write
+                task.cancel()
+                await asyncio.wait([task, write])
+                event = await anext(events) if task.cancelled() else task.result()
+                assert event.id == f"n{turn}"
+            assert not events._bell._sleepers
+            task = asyncio.create_task(anext(events))
+            await until(lambda: events._bell._sleepers)
+            task.cancel()
+            await asyncio.wait([task])
+            assert not events._bell._sleepers
+
+    run(main())
+
+
+def test_a_watch_ends_with_its_block_its_store_and_its_last_reference(tmp_path: Path) -> None:
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "warren-raft-watching"]
+
+    async def main() -> None:
+        store = wr.LocalStore(tmp_path / "s")
+        watch = store.aio.watch()
+
+        async def read() -> list[wr.Event]:
+            return [event async for event in watch]
+
+        task = asyncio.create_task(read())
+        await store.aio.create_node(node())
+        await until(lambda: watch.revision == 1)
+        watch.close()
+        assert [event.id for event in await task] == ["n0"]
+        with pytest.raises(wr.Closed):
+            await watch.take()
+        await until(lambda: not threads())
+        other = store.aio.watch()
+        assert threads()
+        del other
+        gc.collect()
+        await until(lambda: not threads())
+        last = store.aio.watch()
+        task = asyncio.create_task(last.take())  # type: ignore[arg-type]
+        await until(lambda: last._bell._sleepers)
+        await store.aio.close()
+        with pytest.raises(wr.Closed):
+            await task
+        with pytest.raises(wr.Closed):
+            store.aio.watch()
+
+    run(main())
+
+
+def test_events_without_end_leave_turns_to_the_other_tasks(local: wr.LocalStore) -> None:
+    """A loop over a watch whose next event is always there already must not keep the event loop to itself."""
+
+    async def main() -> None:
+        for turn in range(200):
+            await local.aio.create_node(node(turn))
+        async with local.aio.watch(since=0) as events, turns() as taken:
+            await until(lambda: len(events._feed.queue) == 200)
+            before = taken.count
+            task = asyncio.create_task(_last(events))
+            others = asyncio.create_task(_count_until(task))
+            await task
+            assert await others > 100
+            assert taken.count >= before
+
+    run(main())
+
+
+async def _last(events: wr.AsyncWatch) -> None:
+    async for event in events:
+        if event.id == "n199":
+            return
+
+
+async def _count_until(task: asyncio.Task[None]) -> int:
+    count = 0
+    while not task.done():
+        await asyncio.sleep(0)
+        count += 1
+    return count
+
+
+def test_a_wrong_argument_of_a_watch(store: AnyStore) -> None:
+    with pytest.raises(wr.InvalidEntity):
+        store.aio.watch(kinds={"knots"})
+
+
 # ---------------------------------------------------------------------------------------- loops that end
 
 
@@ -563,5 +698,5 @@ def test_the_face_for_asyncio_is_that_of_the_store() -> None:
     names = {name for name in dir(wr.AsyncStore) if not name.startswith("_")}
     writer = {name for name in dir(wr.Writer) if not name.startswith("_")}
     assert names >= writer
-    assert names - writer == {"barrier", "close", "leading", "snapshot", "wait_leader", "wait_ready"}
+    assert names - writer == {"barrier", "close", "leading", "snapshot", "wait_leader", "wait_ready", "watch"}
     assert issubclass(wr.LocalStore, Store)

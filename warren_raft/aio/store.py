@@ -10,11 +10,12 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from warren_raft.aio.leading import AsyncLeading
 from warren_raft.aio.waiting import done, waited
+from warren_raft.aio.watch import AsyncWatch
 from warren_raft.aio.writing import AsyncWriter
 from warren_raft.errors import Unavailable
 from warren_raft.leadership.lead import Leading
@@ -38,8 +39,8 @@ class Calls(Protocol):
 
 class AsyncStore(AsyncWriter):
     """A store for asyncio, given by `store.aio`: every write, `modify`, `batch`, `barrier`, `wait_ready`,
-    `wait_leader`, `leading`, `snapshot` and `close` for `await`. Reads are those of the store itself: they are local,
-    take microseconds, and need no `await`.
+    `wait_leader`, `leading`, `watch`, `snapshot` and `close`, to be awaited. Reads are those of the store itself: they
+    are local, take microseconds, and need no `await`.
 
     Nothing here blocks the loop: not without a leader, not with a full queue, not at the first write. Any number of
     loops may use it, each in its own thread. A loop that is closed meanwhile costs the store nothing. It needs asyncio
@@ -50,8 +51,8 @@ class AsyncStore(AsyncWriter):
     (`Config.queue_limit` and 16,384 more, or 256 MiB), a write raises Unavailable (`maybe_applied=False`) at once.
 
     Cancellation does not take a write back. If it was sent, it may be carried out, now or a moment later. If it was not
-    sent yet, it is dropped. A cancelled wait (`barrier`, `wait_ready`, `leading`) leaves nothing behind. A cancelled
-    `snapshot` or `close` goes on in its thread.
+    sent yet, it is dropped. A cancelled wait (`barrier`, `wait_ready`, `leading`, a watch) leaves nothing behind. A
+    cancelled `snapshot` or `close` goes on in its thread.
     """
 
     __slots__ = ("_calls", "_store")
@@ -92,6 +93,24 @@ class AsyncStore(AsyncWriter):
         `ReplicatedStore.leading`.
         """
         return AsyncLeading(self._calls.leading(timeout))
+
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        kinds: Collection[str] | None = None,
+        service: str | None = None,
+        node: str | None = None,
+        ids: Collection[str] | None = None,
+        bookmark_seconds: float | None = None,
+    ) -> AsyncWatch:
+        """The changes from now on, or behind the revision `since` (such as that of a view), as events in order:
+        `async with store.aio.watch(kinds={"node"}) as events`, then `async for event in events`. See `AsyncWatch`.
+
+        The watch begins with this call. The arguments and errors are those of the store's `watch`.
+        """
+        store = self._store
+        return AsyncWatch(store._feeds(), store._wanted(since, kinds, service, node, ids, bookmark_seconds))
 
     async def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
         """Save the state as one file, in a thread of its own. See the store's `snapshot` for the result and errors. If

@@ -51,7 +51,7 @@ from warren_raft.store.tables import (
     Kind,
 )
 from warren_raft.store.transactions import ReadTransaction
-from warren_raft.store.watch import Feeds, Watch
+from warren_raft.store.watch import Feeds, Wanted, Watch
 from warren_raft.support import timeouts
 
 if TYPE_CHECKING:
@@ -286,12 +286,25 @@ class Reader(ReadMethods):
         state of this store: a follower that is cut off from the leader gives none. Raises InvalidEntity for an argument
         that is wrong, RefusedForSafety beyond 4,096 watches, Closed. Any thread.
         """
+        wanted = self._wanted(since, kinds, service, node, ids, bookmark_seconds)
+        return Watch(self._feeds(), wanted)
+
+    def _wanted(
+        self,
+        since: int | None,
+        kinds: Collection[str] | None,
+        service: str | None,
+        node: str | None,
+        ids: Collection[str] | None,
+        bookmark_seconds: float | None,
+    ) -> Wanted:
+        """The checked arguments of a watch that begins now. Raises InvalidEntity, Closed."""
         wanted = Filter.of(kinds, service, node, ids)
         seconds = checked_bookmark_seconds(bookmark_seconds)
         position = checked_since(since)
         now = self._within(_revision)
         begins_at = now if position is None else position
-        return Watch(self._feeds(), wanted, begins_at, is_reached=begins_at <= now, bookmark_seconds=seconds)
+        return Wanted(wanted, begins_at, begins_at <= now, seconds)
 
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         """The usual case is done here, in the fewest steps: the entity is in the cache, and its record is the same.

@@ -1,10 +1,8 @@
 """A watch as its program sees it (Watch), and the queue between it and the hub that fills it (Feed).
 
-For another face, such as one for asyncio, which needs no thread for a watch: make a `Feed` with a `notify` of its own
-(`loop.call_soon_threadsafe` of something; it is called in the hub's thread after items came or the feed ended, and
-must not raise), `add` it to the store's `Feeds`, call `take_now` whenever it was notified, and `forget` it at the end.
-Not here: where the events come from (watching/). Invariant: the items of a feed are whole revisions, in order. Only
-the hub's thread appends to the queue, and only the program takes out of it. Neither waits for the other.
+`EventQueue` is what watches for threads and for asyncio (aio/watch.py) have in common: all but the waiting. Not here:
+where the events come from (watching/). Invariant: the items of a feed are whole revisions, in order. Only the hub's
+thread appends to the queue, and only the program takes out of it. Neither waits for the other.
 """
 
 from __future__ import annotations
@@ -148,34 +146,31 @@ class Feeds(Protocol):
         """There is something to do: a change, or room in a queue."""
 
 
-class Watch:
-    """The events of a watch, in order: iterate over it, or call `take`. Use it with `with`, or call `close()`.
+class Wanted(NamedTuple):
+    """The arguments of a watch, checked."""
 
-    One thread iterates; any thread may close it, which ends the iteration. A watch that nobody refers to any more is
-    closed by itself. In a forked child it raises Closed.
+    filter: Filter
+    position: int
+    is_reached: bool
+    bookmark_seconds: float | None
 
-    Iterating and `take` raise:
-        WatchLost: events were missed, because the program was too slow or came too late, or the state was replaced
-            by one whose history does not reach back. Read everything again in a view, and go on by `view.watch()`.
-        Closed: the store was closed, or its manager has stopped.
-        Corrupted: the state is damaged.
-    """
 
-    def __init__(
-        self,
-        feeds: Feeds,
-        filter: Filter,  # noqa: A002
-        position: int,
-        *,
-        is_reached: bool,
-        bookmark_seconds: float | None = None,
-    ) -> None:
+class EventQueue:
+    """The events of a watch that are there, in order. `_bell` rings when there is news."""
+
+    def __init__(self, feeds: Feeds, wanted: Wanted) -> None:
         self._feeds = feeds
         self._bell = bell = Bell()
         self._rest: deque[Event] = deque()
         """Events of `_newest` that were not given yet."""
-        self._before = self._newest = position
-        self._feed = Feed(filter, position, is_reached=is_reached, notify=bell.ring, bookmark_seconds=bookmark_seconds)
+        self._before = self._newest = wanted.position
+        self._feed = Feed(
+            wanted.filter,
+            wanted.position,
+            is_reached=wanted.is_reached,
+            notify=bell.ring,
+            bookmark_seconds=wanted.bookmark_seconds,
+        )
         self._forget = weakref.finalize(self, feeds.forget, self._feed)
         self._forget.atexit = False  # the end of the process closes the stores
         try:
@@ -193,6 +188,51 @@ class Watch:
         """
         return self._before if self._rest else self._newest
 
+    def _rest_of_revision(self) -> list[Event]:
+        """The events of the present revision that the iteration has not given."""
+        found = list(self._rest)
+        self._rest.clear()
+        return found
+
+    def _take_all(self) -> list[Event]:
+        """The events of all revisions that are there. Raises the errors of the watch."""
+        found: list[Event] = []
+        for item in self._feed.take_now(self._feeds):
+            found += item.events
+            self._before = self._newest = item.revision
+        return found
+
+    def _take_revision(self) -> None:
+        """Make the events of the next revision the rest, if it is there. Raises the errors of the watch."""
+        for item in self._feed.take_now(self._feeds, 1):
+            self._before, self._newest = self._newest, item.revision
+            self._rest.extend(item.events)
+
+    def close(self) -> None:
+        """End the watch: a loop that iterates ends. Idempotent; any thread, and signal handlers."""
+        self._feed.is_closed = True
+        self._rest.clear()
+        self._forget()
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state, any thread; never raises."""
+        state = "closed" if self._feed.is_closed else "open" if self._feed.error is None else "ended"
+        return f"<{type(self).__name__} at revision {self.revision}, {state}>"
+
+
+class Watch(EventQueue):
+    """The events of a watch, in order: iterate over it, or call `take`. Use it with `with`, or call `close()`.
+
+    One thread iterates; any thread may close it, which ends the iteration. A watch that nobody refers to any more is
+    closed by itself. In a forked child it raises Closed.
+
+    Iterating and `take` raise:
+        WatchLost: events were missed, because the program was too slow or came too late, or the state was replaced
+            by one whose history does not reach back. Read everything again in a view, and go on by `view.watch()`.
+        Closed: the store was closed, or its manager has stopped.
+        Corrupted: the state is damaged.
+    """
+
     def take(self, timeout: float | None = None) -> list[Event]:
         """All events that are there, at least those of one revision, and whole revisions only. Waits for the first.
 
@@ -200,15 +240,11 @@ class Watch:
         Closed if the watch was closed.
         """
         deadline = timeouts.deadline(timeout)
-        found = list(self._rest)
-        if found:  # the iteration has given the first events of this revision
-            self._rest.clear()
+        found = self._rest_of_revision()
+        if found:
             return found
         self._bell.wait_for(self._feed.has_news, deadline)
-        for item in self._feed.take_now(self._feeds):
-            found += item.events
-            self._before = self._newest = item.revision
-        return found
+        return self._take_all()
 
     def __iter__(self) -> Self:
         return self
@@ -218,24 +254,11 @@ class Watch:
             self._bell.wait_for(self._feed.has_news, math.inf)
             if self._feed.is_closed:
                 raise StopIteration
-            for item in self._feed.take_now(self._feeds, 1):
-                self._before, self._newest = self._newest, item.revision
-                self._rest.extend(item.events)
+            self._take_revision()
         return self._rest.popleft()
-
-    def close(self) -> None:
-        """End the watch: a thread that iterates leaves its loop. Idempotent; any thread, and signal handlers."""
-        self._feed.is_closed = True
-        self._rest.clear()
-        self._forget()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        """For logs and debuggers. Any state, any thread; never raises."""
-        state = "closed" if self._feed.is_closed else "open" if self._feed.error is None else "ended"
-        return f"<Watch at revision {self.revision}, {state}>"
