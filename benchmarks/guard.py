@@ -28,7 +28,7 @@ from typing import Any
 import machine
 import reads
 import snapshots
-from common import data_directory, free_ports, sample
+from common import data_directory, free_ports, in_turns, sample
 
 import warren_raft as wr
 from warren_raft.snapshots.file import write
@@ -90,16 +90,17 @@ def calls_a_write(directory: Path) -> dict[str, float]:
         for store in stores:
             store.wait_ready(READY_SECONDS)
         leader = next(store for store in stores if store.is_leader)
-        containers = [sample(n) for n in range(OUTSTANDING)]
+        containers = in_turns([sample(n) for n in range(OUTSTANDING)])
+        one_after_another = itertools.cycle(containers)
 
         def one_by_one() -> int:
-            for container in containers[:WRITES_A_ROUND]:
+            for container in itertools.islice(one_after_another, WRITES_A_ROUND):
                 leader.update_container(container)
             return WRITES_A_ROUND
 
         def outstanding() -> int:
             waiting: deque[Any] = deque()
-            for container in containers * 2:
+            for container in containers:
                 if len(waiting) == OUTSTANDING:
                     waiting.popleft().result()
                 with leader.batch(wait=False) as batch:
@@ -107,7 +108,7 @@ def calls_a_write(directory: Path) -> dict[str, float]:
                 waiting.append(batch.future)
             while waiting:
                 waiting.popleft().result()
-            return 2 * OUTSTANDING
+            return len(containers)
 
         def usual(work: Callable[[], int], rounds: int) -> float:
             """The median of the calls a write, without those of the timers."""

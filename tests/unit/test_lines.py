@@ -13,7 +13,7 @@ from tests.strategies import any_entity
 from warren_raft.errors import InvalidEntity
 from warren_raft.migrate import lines
 from warren_raft.migrate.lines import operation_of
-from warren_raft.migrate.records import ZERO_TIME, format_line, parse_line
+from warren_raft.migrate.records import ZERO_TIME, format_line, format_stored, parse_line
 from warren_raft.model.entities import (
     Container,
     Entity,
@@ -50,7 +50,12 @@ def require_same(text: str) -> object:
 @given(any_entity())
 def test_every_exported_entity_is_read_quickly_and_the_same(entity: Entity) -> None:
     text = format_line(kind_name(type(entity)), entity)
-    assert lines._usual(text) == require_same(text) == put_operation(BY_NAME[kind_name(type(entity))], entity, None)
+    name = kind_name(type(entity))
+    operation = put_operation(BY_NAME[name], entity, None)
+    assert lines._usual_line(text) == require_same(text) == operation
+    bucket, value = BY_NAME[name].bucket, format_stored(name, entity)
+    assert lines._usual_stored(bucket, entity.id.encode(), value) == operation
+    assert lines.operation_of_stored(bucket, entity.id.encode(), value) == operation
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -36,11 +36,7 @@ _UNUSUAL: Final = (*NOT_PLAIN, AttributeError, OverflowError, RecursionError, Re
 
 def operation_of(text: str) -> Operation:
     """The operation that stores the record of one line. Raises InvalidEntity, like `parse_line` and `put_operation`."""
-    try:
-        line = _parse(text)
-        operation = _usual(BUCKETS[line["bucket"]], line["key"], line["value"]) if line.keys() == _FIELDS else None
-    except _UNUSUAL:
-        operation = None
+    operation = _usual_line(text)
     if operation is not None:
         return operation
     kind, _, entity = parse_line(text)
@@ -50,14 +46,28 @@ def operation_of(text: str) -> Operation:
 def operation_of_stored(bucket: str, key: bytes, value: bytes) -> Operation:
     """The operation that stores a record of Warren's own database. Raises InvalidEntity, like `parse_stored` and
     `put_operation`."""
-    try:
-        operation = _usual(BUCKETS[bucket], key.decode(), _parse(value.decode()))
-    except _UNUSUAL:
-        operation = None
+    operation = _usual_stored(bucket, key, value)
     if operation is not None:
         return operation
     kind, _, entity = parse_stored(bucket, key, value)
     return put_operation(BY_NAME[kind], entity, None)
+
+
+def _usual_line(text: str) -> Operation | None:
+    """The operation of a line in the usual form; None for any other line, which may be good too."""
+    try:
+        line = _parse(text)
+        return _usual(BUCKETS[line["bucket"]], line["key"], line["value"]) if line.keys() == _FIELDS else None
+    except _UNUSUAL:
+        return None
+
+
+def _usual_stored(bucket: str, key: bytes, value: bytes) -> Operation | None:
+    """The same for a record of Warren's own database."""
+    try:
+        return _usual(BUCKETS[bucket], key.decode(), _parse(value.decode()))
+    except _UNUSUAL:
+        return None
 
 
 def _usual(kind: Kind[Any], key: object, value: object) -> Operation | None:
