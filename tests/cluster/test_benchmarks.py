@@ -38,6 +38,7 @@ def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
         ),
         ("snapshots", ("--containers", "500"), "restore_to_first_read_seconds"),
         ("watches", ("--seconds", "0.2", "--rounds", "1"), "one event a write"),
+        ("aio", ("--seconds", "0.2", "--rounds", "1"), "256 tasks"),
         ("beats", ("--seconds", "1", "--nodes", "20", "--rate", "100"), "cores_for_beats"),
         ("tls", ("--seconds", "0.1", "--rounds", "1", "--containers", "0"), "one caller: p50 more ms"),
     ],

@@ -1,0 +1,88 @@
+"""The promise: a program with one event loop works with managers through `store.aio` while leadership moves and
+managers close. Nothing that was acknowledged is lost, each write is once, and a lead that is over writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+import warren_raft as wr
+from tests.cluster.harness import free_ports
+
+DEADLINE = 120.0
+TASKS = 32
+
+
+def test_one_loop_writes_watches_and_leads_while_leadership_moves(tmp_path: Path) -> None:
+    addresses = {f"m{number}": f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
+
+    def opened(id_: str) -> wr.ReplicatedStore:
+        listen = addresses[id_]
+        return wr.ReplicatedStore(
+            wr.Config(node_id=id_, data_dir=tmp_path / id_, listen=listen, members=addresses, admin=False)
+        )
+
+    async def main() -> None:
+        async with asyncio.timeout(DEADLINE), AsyncExitStack() as closing:
+            stores = {}
+            for id_ in addresses:
+                stores[id_] = await asyncio.to_thread(opened, id_)
+                closing.push_async_callback(stores[id_].aio.close)
+            await asyncio.gather(*[store.aio.wait_ready(DEADLINE) for store in stores.values()])
+            leading = {id_: asyncio.create_task(stores[id_].aio.leading().__aenter__()) for id_ in stores}
+            done, _ = await asyncio.wait(leading.values(), return_when=asyncio.FIRST_COMPLETED)
+            lead = done.pop().result()
+            first = next(id_ for id_, task in leading.items() if task.done())
+            watched = next(id_ for id_ in stores if id_ != first)
+            events = stores[watched].aio.watch(kinds={"container"})
+            await lead.create_service(wr.Service(id="s"))
+
+            stop = asyncio.Event()
+            acknowledged: list[tuple[int, str]] = []
+
+            async def write(number: int, store: wr.ReplicatedStore) -> None:
+                turn = 0
+                while not stop.is_set():
+                    id_ = f"c-{number}-{turn}"
+                    revision = await store.aio.create_container(wr.Container(id=id_), timeout=math.inf, if_revision=0)
+                    acknowledged.append((revision, id_))
+                    turn += 1
+
+            writers = [asyncio.create_task(write(n, list(stores.values())[n % 3])) for n in range(TASKS)]
+            second = await asyncio.to_thread(stores[first].transfer_leadership, timeout=DEADLINE)
+            assert await lead.wait_over(DEADLINE)
+            with pytest.raises(wr.LeadershipLost):
+                await lead.create_service(wr.Service(id="stale"))
+            next_lead = await leading[second]
+            assert next_lead.term > lead.term
+            await next_lead.create_service(wr.Service(id="t"))
+            before = len(acknowledged)
+            while len(acknowledged) < before + 10 * TASKS:  # noqa: ASYNC110  the tasks have no bell
+                await asyncio.sleep(0.01)
+            stop.set()
+            await asyncio.gather(*writers)
+
+            revision = await stores[first].aio.barrier(DEADLINE)
+            seen: list[tuple[int, str]] = []
+            while len(seen) < len(acknowledged):
+                seen += [(event.revision, event.id) for event in await events.take(DEADLINE)]
+            assert seen == sorted(acknowledged)
+            assert events.revision <= revision
+            assert {container.id for container in stores[first].list_containers()} == {id_ for _, id_ in seen}
+            assert [service.id for service in stores[first].list_services()] == ["s", "t"]
+
+            waiting = asyncio.create_task(anext(events))
+            for task in leading.values():
+                task.cancel()
+            await stores[watched].aio.close()
+            with pytest.raises(wr.Closed):
+                await waiting
+            if second == watched:
+                assert next_lead.is_over
+
+    asyncio.run(main())
