@@ -15,8 +15,13 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import wait_until
+from tests.unit.test_watch import one_manager
 from warren_raft.heartbeats.judging import Judge
 from warren_raft.raft.beat_table import BeatTable
+from warren_raft.store import codec
+from warren_raft.store.command import PUT, Operation
+from warren_raft.store.operations import ENTITY_MAX_BYTES
+from warren_raft.store.tables import NODE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = 10.0
@@ -156,3 +161,34 @@ def test_the_beats_of_a_deleted_node_are_forgotten(store: wr.LocalStore) -> None
     wait_until(lambda: store.last_heartbeat_age("n") is None, "the beat to be forgotten")
     store.create_node(wr.Node(id="n", status="ready"))
     assert store.last_heartbeat_age("n") is None
+
+
+def of_a_newer_release(node: wr.Node) -> bytes:
+    """Its record, with a role that this release does not know."""
+    return codec.encode(NODE, node).replace(b"\x66worker", b"\x66oracle")
+
+
+@pytest.fixture(params=["local", "replicated"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[wr.Store]:
+    with wr.LocalStore(tmp_path / "state") if request.param == "local" else one_manager(tmp_path / "m1") as store:
+        yield store
+
+
+def test_a_node_that_cannot_be_stored_keeps_no_other_node_from_its_change(
+    any_store: wr.Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    big = wr.Node(id="big", status="ready", labels={"x": "y" * (ENTITY_MAX_BYTES - 2_000)})
+    room = ENTITY_MAX_BYTES - len(codec.encode(NODE, big))
+    any_store.create_node(replace(big, labels={"x": "y" * (ENTITY_MAX_BYTES - 2_000 + room)}))
+    newer = of_a_newer_release(wr.Node(id="newer", status="ready", role="worker"))
+    any_store._execute((Operation(PUT, NODE.number, "newer", newer),), 5)  # type: ignore[attr-defined]
+    any_store.create_node(wr.Node(id="zz", status="ready"))
+    for id_ in ("big", "newer", "zz"):
+        any_store.heartbeat(id_, ttl_seconds=1)
+    wait_until(lambda: any_store.get_node("zz").status == "down", "the other node to be down")
+    any_store.heartbeat("zz", ttl_seconds=1)  # and it goes on
+    wait_until(lambda: any_store.get_node("zz").status == "ready", "the other node to be ready")
+    wait_until(lambda: any_store.get_node("zz").status == "down", "the other node to be down again")
+    assert [any_store.get_node(id_).status for id_ in ("big", "newer")] == ["ready", "ready"]
+    lines = [record.getMessage() for record in caplog.records if "not judged" in record.getMessage()]
+    assert [line.partition(" subject=")[2].partition(":")[0] for line in lines] == ["big", "newer"]

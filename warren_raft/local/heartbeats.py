@@ -14,11 +14,10 @@ from random import SystemRandom
 from typing import Final
 
 from warren_raft.errors import RevisionConflict, StorageFull, WarrenError
+from warren_raft.heartbeats.changes import Changes
 from warren_raft.heartbeats.judging import Judge
 from warren_raft.model.entities import Node
 from warren_raft.raft.beat_table import GAP_SECONDS, BeatTable
-from warren_raft.store.operations import put_operation
-from warren_raft.store.tables import NODE
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.local.heartbeats")
@@ -46,6 +45,7 @@ class LocalHeartbeats:
         self._write = write
         self._table: Final = BeatTable(SystemRandom().getrandbits)
         self._judge: Final = Judge()
+        self._changes: Final = Changes("local")
 
     def take(self, node_id: str, ttl_seconds: float) -> None:
         self._table.take(node_id, ttl_seconds, time.monotonic())
@@ -71,7 +71,8 @@ class LocalHeartbeats:
         found = self._judge.look(nodes, table, leases, due, datetime.now(UTC))
         for node_id in found.called_ready:
             self.take(node_id, known[node_id].ttl_seconds)
-        commands = [[put_operation(NODE, node, node.revision)] for node in found.changed]
+        operations = [self._changes.operation(node) for node in found.changed]
+        commands = [[operation] for operation in operations if operation is not None]
         for command in [*commands, found.leased] if found.leased else commands:
             try:
                 self._write(*command)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from warren_raft.errors import Closed, StorageFull, Unavailable
+from warren_raft.heartbeats.changes import Changes
 from warren_raft.heartbeats.judging import Judge, Judgement
 from warren_raft.manager.calls import WriteCalls
 from warren_raft.manager.lifetime import Lifetime
@@ -23,7 +24,6 @@ from warren_raft.model.entities import Node, NodeStatus
 from warren_raft.raft.beats import Verdict
 from warren_raft.raft.engine import Engine
 from warren_raft.store import lookup
-from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import NODE
 from warren_raft.support.log_lines import log_event
 
@@ -62,6 +62,7 @@ class Heartbeats:
         self._beats = engine.beats
         self._calls = calls
         self._judge: Final = Judge()
+        self._changes: Final = Changes(node_id)
         self._under_way: dict[str, Future[int]] = {}
         self._forget_at = 0.0
 
@@ -134,7 +135,9 @@ class Heartbeats:
                 continue
             if len(self._under_way) >= CHANGES_MAX:
                 return
-            operation = put_operation(NODE, node, node.revision)
+            operation = self._changes.operation(node)
+            if operation is None:
+                continue
             self._under_way[node.id] = self._calls.start((operation,), WRITE_SECONDS, fence=verdict.term)
             age = self._beats.table.age_of(node.id)
             what = "node is down" if node.status == NodeStatus.DOWN else "node is ready"
