@@ -167,7 +167,7 @@ def test_nor_in_the_text_of_an_object_that_carries_one() -> None:
     operation = Operation(PUT, 4, "s", b"hunter2")
     assert repr(Command(1, 2, 3, (operation,))) == (
         "Command(session=1, sequence=2, lowest=3, operations=(Operation(verb=1, kind_number=4, id='s', "
-        "entity=(7 bytes), if_revision=None),))"
+        "entity=(7 bytes), if_revision=None),), fence=0, request_key='', forget_below=0, version=2)"
     )
     assert "hunter2" not in repr(Change(1, "put", BY_NAME["secret"], "s", b"hunter2", 0))
 
