@@ -56,7 +56,6 @@ from warren_raft.model.entities import (
 from warren_raft.model.forms import GO_ZERO_TIME, Form, FormKind, fields_of
 from warren_raft.model.validation import Refused, normalised
 from warren_raft.store.command import PUT, Command, Operation
-from warren_raft.store.tables import BY_NAME
 
 NOON = datetime(2025, 10, 9, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -169,7 +168,7 @@ def test_nor_in_the_text_of_an_object_that_carries_one() -> None:
         "Command(session=1, sequence=2, lowest=3, operations=(Operation(verb=1, kind_number=4, id='s', "
         "entity=(7 bytes), if_revision=None),), fence=0, request_key='', forget_below=0, version=2)"
     )
-    assert "hunter2" not in repr(Change(1, "put", BY_NAME["secret"], "s", b"hunter2", 0))
+    assert "hunter2" not in repr(Change(1, (operation,), (None,)))
 
 
 # ---- Immutability, and the use of entities by callers.
