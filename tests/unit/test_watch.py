@@ -12,8 +12,9 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import free_ports, wait_until
-from tests.interrupting import interrupt, sweep
+from tests.interrupting import At, interrupt, interrupted, sweep
 from tests.unit.test_local import in_child
 from warren_raft.errors import InvariantViolation
 from warren_raft.fsm import history
-from warren_raft.store.events import Event
+from warren_raft.store.events import Event, Filter
+from warren_raft.store.watch import Feed, Wanted, Watch
 
 DEADLINE = 60.0
 
@@ -448,6 +450,59 @@ def test_an_interruption_while_it_waits_loses_no_event(store: wr.LocalStore) -> 
     store.create_container(container("c"))
     assert some(watch, 1) == [(1, "put", "c")]
     watch.close()
+
+
+class NoHub:
+    """A watch of these three revisions, which nothing else fills."""
+
+    def __init__(self) -> None:
+        self.events = [Event(1, "put", "node", "a"), Event(1, "put", "node", "b")]
+        self.events += [Event(revision, "put", "node", "c") for revision in (2, 3)]
+        self.watch = Watch(self, Wanted(Filter.of(), 0, True, None))
+        for revision in (1, 2, 3):
+            self.feed.put(revision, tuple(each for each in self.events if each.revision == revision), 100)
+
+    def add(self, feed: Feed) -> None:
+        self.feed = feed
+
+    def forget(self, feed: Feed) -> None:
+        pass
+
+    def ring(self) -> None:
+        pass
+
+
+def take(watch: Watch, given: list[Event]) -> None:
+    given += watch.take(0)
+
+
+def iterate(watch: Watch, given: list[Event]) -> None:
+    for _ in range(4):
+        given.append(next(watch))
+
+
+def iterate_and_take(watch: Watch, given: list[Event]) -> None:
+    given.append(next(watch))
+    given += watch.take(0)
+    given += watch.take(0)
+
+
+@pytest.mark.parametrize("use", [take, iterate, iterate_and_take])
+def test_an_interruption_of_a_call_loses_no_event_that_is_there(use: Callable[[Watch, list[Event]], None]) -> None:
+    """Wherever Python lets a signal in: the same watch gives the others, and so does a watch of its revision."""
+    number, at = 0, None
+    while at is None or at.seen >= number:
+        number += 1
+        hub, given, at = NoHub(), list[Event](), At(number, interrupt, real=True)
+        interrupted(at, partial(use, hub.watch, given))
+        behind = [each for each in hub.events if each.revision > hub.watch.revision]
+        assert set(given + behind) == set(hub.events), at.where
+        assert hub.feed.queued_bytes == 100 * len(hub.feed.queue), at.where
+        while hub.feed.queue or hub.watch._rest:
+            given += hub.watch.take(0)
+        assert given == hub.events, at.where
+        assert (hub.watch.revision, hub.feed.queued_bytes) == (3, 0)
+    assert number > 10
 
 
 def _raise_keyboard_interrupt(*_: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from typing import Self
 
 from warren_raft.aio.waiting import wait_for
@@ -32,23 +33,26 @@ class AsyncWatch(EventQueue):
         """
         deadline = timeouts.deadline(timeout)
         await asyncio.sleep(0)
-        found = self._rest_of_revision()
+        if not self._rest:
+            await wait_for(self._bell, self._feed.has_news, deadline)
+        found, rest = self._all(), deque[Event]()
         if found:
-            return found
-        await wait_for(self._bell, self._feed.has_news, deadline)
-        return self._take_all()
+            self._given, self._rest = found[-1].revision, rest
+        return found
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._rest:
+        while not self._rest or self._feed.is_closed:
             await asyncio.sleep(0)  # there may be events without end
             await wait_for(self._bell, self._feed.has_news, math.inf)
             if self._feed.is_closed:
                 raise StopAsyncIteration
-            self._take_revision()
-        return self._rest.popleft()
+            self._fill(1)
+        event, self._given = self._first()
+        del self._rest[0]
+        return event
 
     async def __aenter__(self) -> Self:
         return self

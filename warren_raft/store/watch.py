@@ -2,7 +2,8 @@
 
 `EventQueue` is what watches for threads and for asyncio (aio/watch.py) have in common: all but the waiting. Not here:
 where the events come from (watching/). Invariant: the items of a feed are whole revisions, in order. Only the hub's
-thread appends to the queue, and only the program takes out of it. Neither waits for the other.
+thread appends to the queue, and only the program takes out of it. Neither waits for the other. An exception of a signal
+handler in the middle of a call loses no event: what a call did not return, the next one returns.
 """
 
 from __future__ import annotations
@@ -105,28 +106,35 @@ class Feed:
     # ---- for the program
 
     def take_now(self, feeds: Feeds, most: int | None = None) -> list[Item]:
-        """The items that are there, in order, `most` at most; none if there are none now.
+        """The items that are there, in order, `most` at most; none if there are none now. Raises as `hand_over`."""
+        found: list[Item] = []
+        self.hand_over(feeds, found.append, most)
+        return found
 
-        Raises Closed if the feed was closed, or its store; WatchLost; the error that ended the store.
+    def hand_over(self, feeds: Feeds, keep: Callable[[Item], object], most: int | None = None) -> None:
+        """Call `keep` with each item that is there, in order, `most` at most, and take it out of the queue.
+
+        If an exception comes in between, the next call begins with the same item.
+        Raises Closed if the feed was closed, or its store. If there is no item, raises WatchLost, or the error that
+        ended the store.
         """
         if self.is_closed:
             raise Closed(WATCH_CLOSED)
         error = self.error
         if isinstance(error, Closed):
             raise error.with_traceback(None)
-        found: list[Item] = []
-        while self.queue and (most is None or len(found) < most):
-            try:
-                item = self.queue.popleft()
-            except IndexError:  # another thread took it
-                break
-            self._taken_bytes += item.size_bytes
-            found.append(item)
-        if found and self.is_waiting:
+        queue, count = self.queue, 0
+        while queue and (most is None or count < most):
+            item = queue[0]
+            keep(item)
+            if queue and queue[0] is item:  # no signal handler took it meanwhile
+                self._taken_bytes += item.size_bytes  # first: the hub never sees more bytes taken than there were
+                del queue[0]  # no call since the line before, so Python lets no signal in
+            count += 1
+        if count and self.is_waiting:
             feeds.ring()
-        if not found and error is not None and not self.queue:
+        if not count and error is not None and not queue:
             raise error.with_traceback(None)  # otherwise the error would collect a traceback for each call
-        return found
 
     def has_news(self) -> bool:
         """Whether `take_now` would return an item or raise."""
@@ -162,8 +170,10 @@ class EventQueue:
         self._feeds = feeds
         self._bell = bell = Bell()
         self._rest: deque[Event] = deque()
-        """Events of `_newest` that were not given yet."""
-        self._before = self._newest = wanted.position
+        """Events that were taken out of the queue, and not given yet."""
+        self._given = wanted.position
+        """See `revision`. It changes in the last step of a call, together with `_rest`: there is no call of a function
+        in between or behind, so Python lets no signal in."""
         self._feed = Feed(
             wanted.filter,
             wanted.position,
@@ -186,32 +196,31 @@ class EventQueue:
         While only some events of a command were given, it is the revision before. A watch that gets no events stays
         where it began; `bookmark_seconds` moves it on.
         """
-        return self._before if self._rest else self._newest
+        return self._given
 
-    def _rest_of_revision(self) -> list[Event]:
-        """The events of the present revision that the iteration has not given."""
-        found = list(self._rest)
-        self._rest.clear()
-        return found
+    def _all(self) -> list[Event]:
+        """The events that are there and were not given. Raises the errors of the watch."""
+        if not self._rest or self._feed.is_closed:
+            self._fill()
+        return list(self._rest)
 
-    def _take_all(self) -> list[Event]:
-        """The events of all revisions that are there. Raises the errors of the watch."""
-        found: list[Event] = []
-        for item in self._feed.take_now(self._feeds):
-            found += item.events
-            self._before = self._newest = item.revision
-        return found
+    def _first(self) -> tuple[Event, int]:
+        """The first event of the rest, and what `revision` is after it."""
+        event = self._rest[0]
+        is_last = len(self._rest) == 1 or self._rest[1].revision > event.revision
+        return event, event.revision if is_last else self._given
 
-    def _take_revision(self) -> None:
-        """Make the events of the next revision the rest, if it is there. Raises the errors of the watch."""
-        for item in self._feed.take_now(self._feeds, 1):
-            self._before, self._newest = self._newest, item.revision
+    def _fill(self, most: int | None = None) -> None:
+        """Add the events of the next revisions to the rest, of `most` at most. Raises the errors of the watch."""
+        self._feed.hand_over(self._feeds, self._keep, most)
+
+    def _keep(self, item: Item) -> None:
+        if item.revision > (self._rest[-1].revision if self._rest else self._given):  # otherwise it was kept before
             self._rest.extend(item.events)
 
     def close(self) -> None:
         """End the watch: a loop that iterates ends. Idempotent; any thread, and signal handlers."""
         self._feed.is_closed = True
-        self._rest.clear()
         self._forget()
 
     def __repr__(self) -> str:
@@ -223,8 +232,9 @@ class EventQueue:
 class Watch(EventQueue):
     """The events of a watch, in order: iterate over it, or call `take`. Use it with `with`, or call `close()`.
 
-    One thread iterates; any thread may close it, which ends the iteration. A watch that nobody refers to any more is
-    closed by itself. In a forked child it raises Closed.
+    One thread iterates; any thread may close it, which ends the iteration. An exception that a signal handler raises
+    in the middle of a call (KeyboardInterrupt, for example) loses no event: the next call gives it. A watch that nobody
+    refers to any more is closed by itself. In a forked child it raises Closed.
 
     Iterating and `take` raise:
         WatchLost: events were missed, because the program was too slow or came too late, or the state was replaced
@@ -240,22 +250,25 @@ class Watch(EventQueue):
         Closed if the watch was closed.
         """
         deadline = timeouts.deadline(timeout)
-        found = self._rest_of_revision()
+        if not self._rest:
+            self._bell.wait_for(self._feed.has_news, deadline)
+        found, rest = self._all(), deque[Event]()
         if found:
-            return found
-        self._bell.wait_for(self._feed.has_news, deadline)
-        return self._take_all()
+            self._given, self._rest = found[-1].revision, rest
+        return found
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Event:
-        while not self._rest:
+        while not self._rest or self._feed.is_closed:
             self._bell.wait_for(self._feed.has_news, math.inf)
             if self._feed.is_closed:
                 raise StopIteration
-            self._take_revision()
-        return self._rest.popleft()
+            self._fill(1)
+        event, self._given = self._first()
+        del self._rest[0]
+        return event
 
     def __enter__(self) -> Self:
         return self
