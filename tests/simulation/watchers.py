@@ -21,6 +21,7 @@ from warren_raft.errors import Closed, WatchLost
 from warren_raft.model.entities import Container
 from warren_raft.store import codec, watch
 from warren_raft.store.command import Operation, Verb
+from warren_raft.store.database import Database
 from warren_raft.store.events import Event, Filter
 from warren_raft.store.tables import CONTAINER
 from warren_raft.store.watch import Feed
@@ -166,7 +167,7 @@ class Watcher:
         self._feed = Feed(
             Filter.of(**self.chosen),
             since,
-            is_reached=since <= revision,
+            reached_in=process.opened.database.number if since <= revision else None,
             notify=lambda: None,
             bookmark_seconds=self._bookmark_seconds,
         )
@@ -270,9 +271,9 @@ class Watchers:
             found = [codec.decode(CONTAINER, record) for _, record in transaction.items(CONTAINER)]
         self.base_places = {each.id: (each.service_id, each.node_id) for each in found}
 
-    def diverged(self, process: Process) -> None:
+    def diverged(self, process: Process, right: Database) -> None:
         if process.number in self._hubs:
-            self._hubs[process.number].feeding.diverged()
+            self._hubs[process.number].feeding.diverged(right)
 
     def swapped(self, process: Process) -> None:
         self.stepped(process)

@@ -294,7 +294,7 @@ class Process:
     def swapped(self, machine: StateMachine, was_wrong: bool) -> None:
         self.state_is_wrong = False
         if was_wrong:
-            self.world.tell("diverged", self)
+            self.world.tell("diverged", self, machine.database)
         self.world.tell("swapped", self)
         self.world.faults["state replaced by a snapshot"] += 1
         self.world.note(f"{self.id} goes on from a snapshot at index {machine.applied_index}")

@@ -61,7 +61,7 @@ class World:
         feed = Feed(
             Filter.of(**chosen),
             position,
-            is_reached=position <= revision,
+            reached_in=self.machine.database.number if position <= revision else None,
             notify=lambda: self.notified.append(feed),
             bookmark_seconds=bookmark_seconds,
         )
@@ -444,8 +444,9 @@ def test_a_state_that_was_wrong_ends_its_watches(world: World, other: Callable[[
     live = world.watch()
     world.change(container("a"))
     world.settle()
-    world.feeding.diverged()
+    old = world.machine.database.number
     world.machine = other()
+    world.feeding.diverged(world.machine.database)
     world.settle()
     assert world.events(live) == [(1, "put", "a")]
     with pytest.raises(WatchLost):
@@ -454,6 +455,30 @@ def test_a_state_that_was_wrong_ends_its_watches(world: World, other: Callable[[
     world.change(container("b"))
     world.settle()
     assert world.events(later) == [(2, "put", "b")]
+    of_an_old_view = Feed(Filter.of(), 1, reached_in=old, notify=lambda: None)
+    world.add(of_an_old_view)
+    world.settle()
+    with pytest.raises(WatchLost):
+        world.items(of_an_old_view)
+
+
+def test_a_view_of_a_wrong_state_cannot_be_watched_when_it_is_replaced(
+    world: World, other: Callable[[], StateMachine]
+) -> None:
+    """There was no watch before, so nothing looked at the replacement when it happened."""
+    old = world.machine.database.number
+    world.machine = other()
+    world.feeding.diverged(world.machine.database)
+    world.settle()
+    first = Feed(Filter.of(), 0, reached_in=old, notify=lambda: None)
+    waits = Feed(Filter.of(), 0, reached_in=None, notify=lambda: None)
+    for feed in (first, waits):
+        world.add(feed)
+    world.change(container("b"))
+    world.settle()
+    with pytest.raises(WatchLost):
+        world.items(first)
+    assert world.events(waits) == [(1, "put", "b")]
 
 
 def test_a_state_without_history_is_told(world: World, other: Callable[[], StateMachine]) -> None:
@@ -580,7 +605,7 @@ def test_a_program_that_cannot_be_notified_ends_no_other_watch(world: World) -> 
     def fails() -> None:
         raise RuntimeError("its event loop is closed")
 
-    failing = Feed(Filter.of(), 0, is_reached=True, notify=fails)
+    failing = Feed(Filter.of(), 0, reached_in=0, notify=fails)
     world.add(failing)
     other = world.watch()
     for number in range(2):

@@ -7,6 +7,7 @@ tests/unit/test_feeding.py has what depends on the steps of the hub. Here are th
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -22,11 +23,15 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import free_ports, wait_until
+from tests.fsm_harness import one, put
 from tests.interrupting import At, interrupt, interrupted, sweep
 from tests.unit.test_local import in_child
 from warren_raft.errors import InvariantViolation
 from warren_raft.fsm import history
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.store.database import Database
 from warren_raft.store.events import Event, Filter
+from warren_raft.store.generations import StateDirectory
 from warren_raft.store.watch import Feed, Wanted, Watch
 
 DEADLINE = 60.0
@@ -409,6 +414,32 @@ def test_in_a_forked_child_a_watch_is_closed_and_the_parent_goes_on(store: wr.Lo
     watch.close()
 
 
+def test_a_read_only_store_does_not_go_on_in_another_state(tmp_path: Path) -> None:
+    """Its manager may have replaced the state because it was wrong."""
+    state = StateDirectory(tmp_path / "m1")
+    state.create()
+
+    def publish(generation: int, *ids: str) -> None:
+        made = StateDirectory(tmp_path / f"made{generation}")
+        with contextlib.closing(Database.open(made, sync=True)) as database:
+            machine = StateMachine(database)
+            for id_ in ids:
+                one(machine, put(container(id_)))
+            path = made.file_of(made.current())
+        Path(path).rename(state.file_of(generation))
+        state.publish(generation)
+
+    publish(1, "right-1", "WRONG-2")
+    with wr.ReadOnlyStore(tmp_path / "m1") as store, store.watch(0) as watch, store.read() as view:
+        assert some(watch, 2) == [(1, "put", "right-1"), (2, "put", "WRONG-2")]
+        publish(2, "right-1", "right-2", "right-3")
+        with view.watch() as of_the_old_view, store.watch(0) as new:
+            for each in (watch, of_the_old_view):
+                with pytest.raises(wr.WatchLost):
+                    each.take(DEADLINE)
+            assert some(new, 3) == [(1, "put", "right-1"), (2, "put", "right-2"), (3, "put", "right-3")]
+
+
 # Interruptions -------------------------------------------------------------------------------------------------------
 
 
@@ -458,7 +489,7 @@ class NoHub:
     def __init__(self) -> None:
         self.events = [Event(1, "put", "node", "a"), Event(1, "put", "node", "b")]
         self.events += [Event(revision, "put", "node", "c") for revision in (2, 3)]
-        self.watch = Watch(self, Wanted(Filter.of(), 0, True, None))
+        self.watch = Watch(self, Wanted(Filter.of(), 0, 1, None))
         for revision in (1, 2, 3):
             self.feed.put(revision, tuple(each for each in self.events if each.revision == revision), 100)
 

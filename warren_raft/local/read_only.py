@@ -101,7 +101,9 @@ class ReadOnlyStore(Reader):
 
     def _feeds(self) -> Hub:
         close_at_exit(self)
-        return self._hubs.get("") or self._hubs.setdefault("", Hub(self._attached, poll_seconds=POLL_SECONDS))
+        return self._hubs.get("") or self._hubs.setdefault(
+            "", Hub(self._attached, poll_seconds=POLL_SECONDS, is_continued=False)
+        )
 
     def _follow(self) -> Database:
         """Open the generation that the pointer names now, and close the previous one."""

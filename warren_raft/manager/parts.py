@@ -252,7 +252,7 @@ class Parts:
     def _swapped(self, machine: StateMachine, was_wrong: bool) -> None:
         """In the raft thread, after the state was replaced. Reads that have begun go on in the old state."""
         if was_wrong:
-            self.hub.diverged()
+            self.hub.diverged(machine.database)
         self.life.database = machine.database
         self.hub.ring()
 

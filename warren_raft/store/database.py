@@ -7,6 +7,7 @@ Invariant: an index and its records change in one transaction, and no environmen
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import threading
@@ -137,6 +138,7 @@ class Database:
     ) -> None:
         self.path: Final = environment.path()
         self.generation: Final = generation
+        self.number: Final = next(_numbers)
         self.clock: Final = clock
         self.decoded: Final = DecodedCache()
         self.begin: Callable[..., AbstractContextManager[lmdb.Transaction[Any]]]
@@ -714,6 +716,8 @@ class _File:
                 raise
             raise Closed from None
 
+
+_numbers: Final = itertools.count(1)
 
 _NO_TABLE: Final[Any] = None  # kind numbers begin at 1
 

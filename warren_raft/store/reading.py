@@ -302,9 +302,9 @@ class Reader(ReadMethods):
         wanted = Filter.of(kinds, service, node, ids)
         seconds = checked_bookmark_seconds(bookmark_seconds)
         position = checked_since(since)
-        now = self._within(_revision)
+        now, number = self._within(_revision)
         begins_at = now if position is None else position
-        return Wanted(wanted, begins_at, begins_at <= now, seconds)
+        return Wanted(wanted, begins_at, number if begins_at <= now else None, seconds)
 
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         """The usual case is done here, in the fewest steps: the entity is in the cache, and its record is the same.
@@ -343,10 +343,10 @@ class Reader(ReadMethods):
         raise Closed("the database was replaced again and again")
 
 
-def _revision(database: Owner, _txn: Txn) -> int:
-    """Of the transaction that began before."""
+def _revision(database: Owner, _txn: Txn) -> tuple[int, int]:
+    """The revision of the state, and the number of its database."""
     with ReadTransaction(database) as transaction:
-        return transaction.revision
+        return transaction.revision, database.number
 
 
 def _opened_view(database: Owner, _txn: Txn) -> ReadTransaction:
@@ -420,9 +420,9 @@ class View(ReadMethods):
 
         The watch goes on after the view is closed: read what you need, leave the view, and iterate.
         """
-        return self._reader.watch(
-            self.revision, kinds=kinds, service=service, node=node, ids=ids, bookmark_seconds=bookmark_seconds
-        )
+        number = self._opened().database.number
+        wanted = self._reader._wanted(self.revision, kinds, service, node, ids, bookmark_seconds)
+        return Watch(self._reader._feeds(), wanted._replace(reached_in=number))
 
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         return self._within(lookup.by_id, kind, id)

@@ -144,6 +144,10 @@ class Owner(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def number(self) -> int:
+        """Of the databases of this process, one that was opened later has a higher number."""
+
+    @property
     def clock(self) -> Callable[[], float]:
         """In seconds, for the age of a view."""
 

@@ -49,11 +49,11 @@ class Feed:
         "filter",
         "given",
         "is_closed",
-        "is_reached",
         "is_waiting",
         "notify",
         "position",
         "queue",
+        "reached_in",
     )
 
     def __init__(
@@ -61,11 +61,12 @@ class Feed:
         filter: Filter,  # noqa: A002
         position: int,
         *,
-        is_reached: bool,
+        reached_in: int | None,
         notify: Callable[[], object],
         bookmark_seconds: float | None = None,
     ) -> None:
-        """Events behind the revision `position`. `is_reached`: the state has had this revision already."""
+        """Events behind the revision `position`. `reached_in`: the number of a database that has had this
+        revision already; None: that of this store has not reached it."""
         self.filter: Final = filter
         self.notify: Final = notify
         self.bookmark_seconds: Final = bookmark_seconds
@@ -79,7 +80,7 @@ class Feed:
         """Every event up to this revision is in the queue, or was. A live feed may be further: as far as the hub."""
         self.given = position
         """The revision of the newest item, or the beginning."""
-        self.is_reached = is_reached
+        self.reached_in = reached_in
         self.is_waiting = False
         """Its queue was full: ring the hub when there is room."""
         self.bookmark_at = -math.inf
@@ -159,7 +160,7 @@ class Wanted(NamedTuple):
 
     filter: Filter
     position: int
-    is_reached: bool
+    reached_in: int | None
     bookmark_seconds: float | None
 
 
@@ -177,7 +178,7 @@ class EventQueue:
         self._feed = Feed(
             wanted.filter,
             wanted.position,
-            is_reached=wanted.is_reached,
+            reached_in=wanted.reached_in,
             notify=bell.ring,
             bookmark_seconds=wanted.bookmark_seconds,
         )

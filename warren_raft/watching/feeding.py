@@ -52,11 +52,18 @@ class Feeding:
     """`add` and `forget` from any thread; the rest in one thread.
 
     `attached()`: the database to read from now; raises Closed. `problem()`: why there will be no more changes, or None.
+    `is_continued`: another database has the changes of the one before, except after `diverged`. If it is False, that is
+    not known of any.
     """
 
     def __init__(
-        self, attached: Callable[[], Database], problem: Callable[[], WarrenError | None] = lambda: None
+        self,
+        attached: Callable[[], Database],
+        problem: Callable[[], WarrenError | None] = lambda: None,
+        *,
+        is_continued: bool = True,
     ) -> None:
+        self._is_continued: Final = is_continued
         self._attached = attached
         self._problem = problem
         self._arriving: deque[Feed] = deque()
@@ -72,7 +79,8 @@ class Feeding:
         self._newest = 0
         """The revision of the state at the last step."""
         self._database: Database | None = None
-        self._has_diverged = False
+        self._right_from = 0
+        """The databases with lower numbers had perhaps other changes."""
         self._touched: dict[Feed, None] = {}
         """Feeds whose programs are to be notified."""
 
@@ -90,9 +98,9 @@ class Feeding:
         feed.is_closed = True
         self._leaving.append(feed)
 
-    def diverged(self) -> None:
-        """The state that is replaced next was wrong: its changes are not those of the state after it."""
-        self._has_diverged = not self.is_idle
+    def diverged(self, right: Database) -> None:
+        """The states before this one were wrong: their changes are not those of this one, which is attached next."""
+        self._right_from = right.number
 
     @property
     def is_idle(self) -> bool:
@@ -119,7 +127,6 @@ class Feeding:
             if problem is not None:
                 self.end(problem)
             if self.is_idle:
-                self._has_diverged = False
                 return math.inf
             return self._read(now)
         finally:
@@ -159,14 +166,30 @@ class Feeding:
     def _replaced(self, database: Database, revision: int) -> None:
         """Another database than before. Its history is read from where each feed is, so a history that does not reach
         back is noticed."""
-        self._database = database
-        has_diverged, self._has_diverged = self._has_diverged, False
         for feed in list(self._live):
             self._fall_behind(feed, self._position)
+        if database is not self._database and not self._is_continued:
+            self._right_from = database.number
+        self._database = database
         for feed in list(self._behind):
-            if feed.is_reached and (has_diverged or feed.position > revision):
+            if feed.reached_in is not None and feed.position > revision:
                 self._lose(feed, WatchLost(revision))
         self._position = revision
+
+    def _reached(self, feed: Feed) -> None:
+        """The present database has the feed's revision, or had it."""
+        if feed.reached_in is None:
+            feed.reached_in = self._number
+
+    def _is_of_wrong_state(self, feed: Feed) -> bool:
+        """Whether it begins, or went on, in a state that was replaced because it was wrong. (While a wrong state is
+        attached, nothing is lost: there is no other state to go on in.)"""
+        return feed.reached_in is not None and feed.reached_in < self._right_from <= self._number
+
+    @property
+    def _number(self) -> int:
+        assert self._database is not None  # it is being read, or was
+        return self._database.number
 
     # ---- live feeds
 
@@ -225,6 +248,9 @@ class Feeding:
         room = STEP_CHANGES
         has_more = False
         for feed in list(self._behind):
+            if self._is_of_wrong_state(feed):
+                self._lose(feed, WatchLost(revision))
+                continue
             if feed.position < self._position:
                 if not self._has_room(feed):
                     continue
@@ -281,7 +307,8 @@ class Feeding:
         """From now on it gets its events with the others. If it is ahead of them, it gets none twice."""
         del self._behind[feed]
         feed.is_waiting = False
-        feed.is_reached = feed.is_reached or feed.position <= revision
+        if feed.position <= revision:
+            self._reached(feed)
         self._live[feed] = None
         self._routes.add(feed)
         if feed.bookmark_seconds is not None:
@@ -289,7 +316,8 @@ class Feeding:
 
     def _fall_behind(self, feed: Feed, position: int) -> None:
         """It has every event up to `position`, and must read on by itself."""
-        feed.is_reached = feed.is_reached or feed.position <= position
+        if feed.position <= position:
+            self._reached(feed)
         feed.position = max(feed.position, position)
         self._remove(feed)
         self._behind[feed] = None

@@ -38,7 +38,8 @@ class Hub:
     """The `Feeds` of a store (store/watch.py), whose methods may be called in any thread and in signal handlers.
 
     `attached`, `problem`: see Feeding. `ring_by(ring)`: from now on call `ring` after each change of the state; with
-    None: call nothing, there are no watches. `poll_seconds`: for a state that another process changes.
+    None: call nothing, there are no watches. `poll_seconds`, and `is_continued=False` (see Feeding): for a state that
+    another process changes.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Hub:
         *,
         ring_by: Callable[[Callable[[], None] | None], None] = lambda _ring: None,
         poll_seconds: float = LOOK_SECONDS,
+        is_continued: bool = True,
     ) -> None:
-        self._feeding: Final = Feeding(attached, problem)
+        self._feeding: Final = Feeding(attached, problem, is_continued=is_continued)
         self._attached = attached
         self._ring_by = ring_by
         self._poll_seconds = poll_seconds
@@ -86,9 +88,9 @@ class Hub:
 
     # ---- for the store
 
-    def diverged(self) -> None:
-        """The state that is replaced next was wrong. Call it before the new one is attached."""
-        self._feeding.diverged()
+    def diverged(self, right: Database) -> None:
+        """The states before this one were wrong. Call it before this one is attached."""
+        self._feeding.diverged(right)
 
     def close(self, seconds: float) -> None:
         """End all watches with Closed, and wait at most `seconds` for the thread, so that it reads no more."""
