@@ -21,6 +21,15 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import DAY, Authority
+from tests.tls_records import (
+    DATA,
+    HANDSHAKE,
+    KEY_UPDATE,
+    KEY_UPDATE_ASKED,
+    KEY_UPDATE_HEAD,
+    Crafter,
+    with_key_log,
+)
 from tests.unit.test_transport import (
     FAST,
     PATIENCE_SECONDS,
@@ -38,10 +47,12 @@ from warren_raft.certificates.credentials import Credentials
 from warren_raft.certificates.identity import Identity
 from warren_raft.certificates.tls_session import Session
 from warren_raft.errors import InvariantViolation
+from warren_raft.raft.links import connection as connection_module
 from warren_raft.raft.links import handshakes as handshakes_module
 from warren_raft.raft.links import transport as transport_module
+from warren_raft.raft.links.connection import REST_FOR_A_TURN, Connection
 from warren_raft.raft.links.handshakes import MAX_UNFINISHED
-from warren_raft.raft.links.transport import MAX_GUESTS, Timing
+from warren_raft.raft.links.transport import MAX_GUESTS, LinkEnd, Timing
 from warren_raft.raft.links.wire import encode
 from warren_raft.raft.refusal import Refusal
 
@@ -599,5 +610,99 @@ def test_a_link_that_does_not_come_again_does_not_hold_up_the_others(
         await linked(a, b)
         a.transport.set_credentials(authority.credentials(tmp_path / "new", "m1"))
         await until(lambda: [peer for peer, _ in a.told("up")] == ["m2", "m3", "m3"])
+
+    scene()
+
+
+# After the handshake.
+
+
+def raw_link(node: Node, credentials: Credentials, directory: Path) -> tuple[socket.socket, Crafter]:
+    """A link of m2 with a node, made by hand: its socket, and the maker of its next records."""
+    context = with_key_log(credentials.client, directory / "keys")
+    raw = socket.create_connection(node.transport.listening)
+    raw.settimeout(PATIENCE_SECONDS)
+    session = Session(context, is_server=False)
+    while not session.shake():
+        raw.sendall(session.take())
+        session.feed(raw.recv(65_536))
+    raw.sendall(session.take())
+    crafter = Crafter(directory / "keys", session._tls.cipher()[0], "CLIENT")
+    raw.sendall(crafter.record(DATA, encode(hello("m2"))))
+    raw.recv(65_536)
+    raw.sendall(crafter.record(DATA, encode({"type": "welcome"})))
+    return raw, crafter
+
+
+@pytest.mark.parametrize("said", [KEY_UPDATE_HEAD, KEY_UPDATE, KEY_UPDATE_ASKED])
+def test_a_message_of_tls_after_the_handshake_costs_its_link_and_nothing_else(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, said: bytes
+) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        node = await stage.node("m1", replace(FAST, link_timeout_seconds=PATIENCE_SECONDS), credentials=mine)
+        raw, crafter = await asyncio.to_thread(raw_link, node, theirs, tmp_path)
+        with raw:
+            await until(lambda: node.current)
+            raw.sendall(crafter.record(HANDSHAKE, said))
+            await until(lambda: node.told("down"))
+            assert node.told("down") == [("m2", LinkEnd.CLOSED)]
+            assert not node.transport._watcher.done()  # type: ignore[union-attr]
+
+    mine, theirs = (authority.credentials(tmp_path, name) for name in ("m1", "m2"))
+    with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
+        scene()
+    assert any("it sent TLS messages without data after the handshake" in line for line in caplog.messages)
+
+
+def test_a_link_that_cannot_encrypt_ends_and_the_sender_goes_on(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(session: Session, data: object) -> bytes:
+        raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)")
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "write", broken)
+            a.send("m2", {"type": "append"})
+            a.transport.flush()
+            await until(lambda: a.told("down"))
+        assert a.told("down") == [("m2", LinkEnd.CLOSED)]
+        await linked(a, b)  # it is dialled again
+
+    scene()
+
+
+def test_encrypted_bytes_that_wait_count_as_unsent(authority: Authority, tmp_path: Path) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, _ = await tls_pair(stage, authority, tmp_path)
+        connection = a.transport._current["m2"]
+        before = connection.buffered_bytes()
+        assert connection._session is not None
+        connection._session._tls.write(b"x" * 1000)
+        assert connection.buffered_bytes() >= before + 1000
+        connection._session.take()
+
+    scene()
+
+
+def test_a_turn_that_brings_no_message_and_takes_long_makes_its_link_wait(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        _, b = await tls_pair(stage, authority, tmp_path)
+        rests: list[float] = []
+        later = Connection._read_on_later
+        monkeypatch.setattr(
+            Connection, "_read_on_later", lambda self, seconds: (rests.append(seconds), later(self, seconds))[1]
+        )
+        clock = iter(range(1_000_000))
+        monkeypatch.setattr(connection_module.time, "thread_time", lambda: float(next(clock)))
+        b.transport._current["m1"]._read()  # nothing has come
+        assert rests == [REST_FOR_A_TURN * 1.0]
 
     scene()

@@ -13,20 +13,59 @@ from typing import Any, Final
 Buffer = bytes | bytearray | memoryview
 
 _ALERT: Final = "_ALERT_"
+_HEADER_BYTES: Final = 5
+"""The header of a record: its type, a version, and the length of its body in two bytes."""
+
+
+class NotData(ssl.SSLError):
+    """After the handshake, the peer sent a record that gave no data: a ticket, a KeyUpdate, or a part of one. Managers
+    never send these. Each costs time, and part of one would make every later write fail."""
+
+    def __init__(self) -> None:
+        super().__init__(ssl.SSL_ERROR_SSL, "it sent TLS messages without data after the handshake")
+        self.reason = ""  # the attribute that errors of OpenSSL have
 
 
 class Session:
-    """Made by Credentials.session. Raises `ssl.SSLError` for errors of TLS; then `take` may return an alert to send."""
+    """Made by Credentials.session. Raises `ssl.SSLError` for errors of TLS; then `take` may return an alert to send.
 
-    __slots__ = ("_incoming", "_outgoing", "_tls")
+    After the handshake, each record of the peer that has arrived whole has to give data.
+    """
+
+    __slots__ = ("_begun", "_gave", "_head", "_incoming", "_is_shaken", "_missing", "_outgoing", "_tls")
 
     def __init__(self, context: ssl.SSLContext, *, is_server: bool) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
+        self._is_shaken = False
+        self._begun = 0  # records after the handshake of which the header has arrived
+        self._missing = 0  # bytes of the newest of these records that have not arrived
+        self._head = b""  # a header that has arrived in part
+        self._gave = 0  # records that gave data, and of which all data were read
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Encrypted bytes that wait for `take`."""
+        return self._outgoing.pending
 
     def feed(self, data: Buffer) -> None:
         """Take in encrypted bytes from the peer."""
         self._incoming.write(data)
+        if self._is_shaken:
+            self._count(data)
+
+    def _count(self, data: Buffer) -> None:
+        """Count the records in these bytes, which follow those that were counted before."""
+        if self._head:
+            data = self._head + bytes(data)
+            self._head = b""
+        at, size = self._missing, len(data)
+        while at + _HEADER_BYTES <= size:
+            self._begun += 1
+            at += _HEADER_BYTES + (data[at + 3] << 8) + data[at + 4]
+        if at < size:
+            self._head, at = bytes(data[at:]), size
+        self._missing = at - size
 
     def take(self) -> bytes:
         """All encrypted bytes that are to be sent to the peer."""
@@ -38,27 +77,37 @@ class Session:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        if not self._is_shaken:
+            self._is_shaken = True
+            self.feed(self._incoming.read())  # bytes that came together with the end of the handshake are counted, too
         return True
 
     def read(self, buffer: memoryview) -> int:
         """Read plain bytes of the peer into a buffer, and return their number. 0 if more bytes have to arrive first, or
-        if the peer has closed."""
+        if the peer has closed. Raises NotData."""
         at, size = 0, len(buffer)
         incoming = self._incoming
         has_more = incoming.pending or self._tls.pending()
         while at < size and has_more:  # a read without bytes would cost another thread its turn
             try:
                 count: Any = self._tls.read(size - at, buffer[at:])  # with a buffer, read returns the number
-            except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            except ssl.SSLWantReadError:
                 break
+            except ssl.SSLZeroReturnError:
+                return at
             if count == 0:
-                break
+                return at
             at += count
+            if not self._tls.pending():  # a read takes data of one record at most
+                self._gave += 1
             has_more = incoming.pending  # the session has nothing left: there was room for more
+        if at < size and self._gave != self._begun - (self._missing > 0):
+            raise NotData
         return at
 
     def write(self, data: Buffer) -> bytes:
-        """Encrypt plain bytes for the peer. Returns the bytes to send."""
+        """Encrypt plain bytes for the peer. Returns the bytes to send. Raises SSLWantReadError too, if a message of TLS
+        has arrived in part."""
         self._tls.write(data)
         return self._outgoing.read()
 
@@ -74,6 +123,8 @@ def reason_of(error: ssl.SSLError) -> str:
     """The reason of a failed handshake, as a sentence for an operator. "It" is the peer."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY.get(error.verify_code) or f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, NotData):
+        return str(error)
     reason = error.reason or str(error)
     if is_alert(error):
         said = reason.partition(_ALERT)[2].lower().replace("_", " ")

@@ -269,14 +269,15 @@ class Connection:
         reader = self._reader
         for _ in range(MESSAGES_A_TURN):
             message = self._next_message()
-            if message is None:
-                break
-            self._receive(message)
-            if reader.has_read_all and self._is_decrypted:
-                break
+            if message is not None:
+                self._receive(message)
+                if reader.has_read_all and self._is_decrypted:
+                    break
             spent = time.thread_time() - begin
             if spent > TURN_SECONDS:
                 self._read_on_later(REST_FOR_A_TURN * spent)
+                break
+            if message is None:
                 break
         else:
             self._read_on_later(PAUSE_SECONDS)
@@ -324,6 +325,8 @@ class Connection:
             self._set_end(LinkEnd.PEER_CLOSED, "the peer closed it")
         elif not isinstance(error, OSError):
             self._set_end(LinkEnd.CLOSED, f"an error in this manager: {error!r}")
+        elif isinstance(error, ssl.SSLError):
+            self._set_end(LinkEnd.CLOSED, f"TLS takes no more bytes for it ({error})")
         elif error.errno in _KERNEL_GAVE_UP:
             self._set_end(LinkEnd.TIMEOUT, str(error))
         else:
@@ -384,6 +387,8 @@ class Connection:
     def buffered_bytes(self) -> int:
         """The bytes that wait here. Bytes in the kernel are not counted."""
         waiting = self._queue.waiting_bytes
+        if self._session is not None:
+            waiting += self._session.unsent_bytes
         return waiting if self._socket is None else waiting + self._socket.unsent_bytes
 
     def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
@@ -516,7 +521,13 @@ class Connection:
 
     def _send(self, link_socket: LinkSocket, frames: list[bytes | memoryview]) -> None:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        link_socket.write(data if self._session is None else self._session.write(data))
+        if self._session is not None:
+            try:
+                data = self._session.write(data)
+            except ssl.SSLError as error:  # as of the socket: the link ends, the caller goes on
+                link_socket.fail(error)
+                return
+        link_socket.write(data)
 
     def _check_link(self, now: float) -> None:
         timing = self._owner.timing

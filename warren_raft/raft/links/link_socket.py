@@ -156,6 +156,10 @@ class LinkSocket:
         """End the connection without the bytes that the kernel has not taken."""
         self._end(None)
 
+    def fail(self, error: Exception) -> None:
+        """End the connection like `abort`, because of this error of its owner."""
+        self._end(error)
+
     def _end(self, error: Exception | None) -> None:
         if self._is_over:
             return
