@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import stat
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -184,6 +185,18 @@ def test_an_unlawful_change_is_refused_and_changes_nothing(change: Callable[[Log
     with pytest.raises(InvariantViolation):
         change(record.log)
     assert (snapshot(record.log), record.log.position) == (before, position)
+
+
+@pytest.mark.parametrize(("index", "term"), [(5.0, 2), (5, 2.0), (5, 1 << 70)])
+def test_an_entry_that_cannot_be_written_changes_nothing_in_memory(index: int, term: int) -> None:
+    record = recorder()
+    record.log.set_term(2, "b")
+    record.append(1, 1, term=1)
+    record.append(1, term=2)
+    before, position = snapshot(record.log), record.log.position
+    with pytest.raises(struct.error):
+        record.log.append(b"", index, term)
+    assert (snapshot(record.log), record.log.position, record.log.last_index) == (before, position, 4)
 
 
 def test_a_term_goes_back_while_nothing_but_terms_was_ever_written() -> None:

@@ -527,7 +527,9 @@ def _checked_entries(peer: str, message: AppendEntries, held: HeldEntries) -> li
             name, command = command, held.named(peer, command)
             if command is None:
                 raise PeerFault(f"append_entries names the entry {name}, which was not sent before"[:200])
-        if type(command) is not bytes or not command or item_index != index or type(item_term) is not int:
+        if type(command) is not bytes or not command or type(item_index) is not int or type(item_term) is not int:
+            raise PeerFault(f"append_entries has a bad entry at index {index}")
+        if item_index != index:
             raise PeerFault(f"append_entries has a bad entry at index {index}")
         if not term <= item_term <= message.term:
             raise PeerFault(f"append_entries has an entry of the impossible term {item_term} at index {index}")

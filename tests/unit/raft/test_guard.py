@@ -96,6 +96,12 @@ IMPOSSIBLE_TO_A_FOLLOWER: dict[str, Any] = {
     "entries with a repeated index": lambda n: append_to(n, entries=entries(n, n.engine.term) * 2),
     "an entry of a term before the last": lambda n: append_to(n, entries=entries(n, 0)),
     "an entry of a term after the leader's": lambda n: append_to(n, entries=entries(n, n.engine.term + 1)),
+    "an entry with a float as its index": lambda n: append_to(
+        n, entries=[[NO_OP, float(n.log.last_index + 1), n.engine.term]]
+    ),
+    "an entry with a text as its index": lambda n: append_to(
+        n, entries=[[NO_OP, str(n.log.last_index + 1), n.engine.term]]
+    ),
     "an entry without a command": lambda n: append_to(n, entries=[[b"", n.log.last_index + 1, n.engine.term]]),
     "an entry of text": lambda n: append_to(n, entries=[["x", n.log.last_index + 1, n.engine.term]]),
     "an index beyond 62 bits": lambda n: append_to(n, commit_index=1 << 62 | 1),

@@ -223,9 +223,10 @@ class Log:
         """Add the next entry. InvariantViolation unless index is last_index + 1 and term at least last_term."""
         if len(command) > form.MAX_COMMAND_BYTES:
             raise InvariantViolation(f"a command has {len(command)} bytes, over the limit of {form.MAX_COMMAND_BYTES}")
+        head = form.record_head(form.ENTRY, index, term, command)  # first: if it fails, memory is as on the disk
         self._contents.append(command, index, term)
         self.last_index = index
-        self._record(form.ENTRY, index, term, command)
+        self._record(head, command)
 
     def truncate_from(self, index: int) -> None:
         """Drop the entry at `index` and all entries behind it. Does nothing if there is no entry at `index`.
@@ -241,16 +242,17 @@ class Log:
         self._pending_truncation = min(index, self._pending_truncation or index)
         if self._in_flight is not None:
             self._in_flight.durable_index = min(self._in_flight.durable_index, index - 1)
-        self._record(form.TRUNCATE, index, 0, b"")
+        self._record(form.record_head(form.TRUNCATE, index, 0, b""), b"")
 
     def set_term(self, term: int, voted_for: str | None) -> None:
         """Enter a term, or vote in it. InvariantViolation for a second vote in one term, and for a lower term unless
         the log is untouched."""
         before = (self.current_term, self.voted_for)
         vote = b"" if voted_for is None else form.encode_name(voted_for)
+        head = form.record_head(form.TERM, term, voted_for is not None, vote)
         self._contents.set_term(term, voted_for)
         if (term, voted_for) != before:
-            self._record(form.TERM, term, voted_for is not None, vote)
+            self._record(head, vote)
 
     def set_commit(self, index: int) -> None:
         """Remember the commit index. The next batch carries it; it causes no batch unless keep_commit() is called.
@@ -272,7 +274,7 @@ class Log:
         _check_note(note)
         if note != self.note:
             self._contents.note = note
-            self._record(form.NOTE, 0, 0, note)
+            self._record(form.record_head(form.NOTE, 0, 0, note), note)
 
     def drop_prefix(self, index: int) -> None:
         """Forget the entries up to `index`, because a verified snapshot covers them. Does nothing if the base is at
@@ -296,8 +298,7 @@ class Log:
         if is_all_dropped or self._chain.has_gain(index):
             self._roll_is_due = True
 
-    def _record(self, kind: int, first: int, second: int, data: bytes) -> None:
-        head = form.record_head(kind, first, second, data)
+    def _record(self, head: bytes, data: bytes) -> None:
         self._pending += (head, data)
         self._pending_bytes += len(head) + len(data)
         self.has_pending = True
