@@ -15,6 +15,7 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -927,6 +928,65 @@ async def test_a_callback_that_fails_costs_its_link_and_is_heard_of(stage: Stage
     assert b.told("down") == [("m9", LinkEnd.CLOSED)]
     b.events = [event for event in b.events if event[0] != "down"]
     await is_unharmed(a, b)
+
+
+@scenario
+async def test_a_fault_in_the_watch_of_one_link_costs_that_link(stage: Stage) -> None:
+    """An error of TLS ended the watch of all links: no silence was noticed any more."""
+    a, b = await stage.pair()
+    one, other = [await stage.dial(b) for _ in range(2)]
+    await one.shake_hands("m8")
+    await other.shake_hands("m9")
+    await until(lambda: {"m8", "m9"} <= b.current.keys())
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    def fail(now: float) -> None:
+        raise ssl.SSLWantReadError
+
+    b.transport._current["m8"].check = fail  # type: ignore[method-assign]
+    await until(lambda: {("m8", LinkEnd.CLOSED), ("m9", LinkEnd.TIMEOUT)} <= set(b.told("down")))
+    assert isinstance(complaints[0]["exception"], ssl.SSLWantReadError)
+    b.events = [event for event in b.events if event[0] != "down"]
+    await is_unharmed(a, b)
+
+
+@scenario
+async def test_a_task_of_the_links_that_ends_by_any_error_is_fatal(stage: Stage) -> None:
+    """The driver takes an OSError for one of the network, and goes on. Nobody would dial any more."""
+    a, _ = await stage.pair()
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    async def fail() -> None:
+        raise ssl.SSLWantReadError
+
+    a.transport.spawn(fail())
+    await until(lambda: complaints)
+    assert isinstance(complaints[0]["exception"], InvariantViolation)
+
+
+@scenario
+async def test_a_link_that_cannot_say_goodbye_does_not_stop_the_close_of_others(stage: Stage) -> None:
+    a, b = await stage.pair()
+    c = await stage.node("m3")
+    c.transport.set_peers({"m2": (b.address,)})
+    await linked(c, b)
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    first = next(iter(b.transport._connections))
+    close = first.close
+
+    def fail(end: LinkEnd, why: str, *, abort: bool = False) -> None:
+        if not abort:
+            raise ssl.SSLWantReadError
+        close(end, why, abort=True)
+
+    first.close = fail  # type: ignore[method-assign]
+    await b.transport.close()
+    assert len(complaints) == 1
+    assert not b.transport._connections
+    await until(lambda: a.told("down") and c.told("down"))
 
 
 @scenario

@@ -31,6 +31,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.manager.watchdog import ALARM, Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine
+from warren_raft.raft.links.transport import Transport
 
 DEADLINE = 60.0
 
@@ -338,6 +339,26 @@ def test_a_raft_thread_that_is_thrown_out_of_its_loop_ends_the_manager(
     ]  # others may be ending still
     with wr.ReplicatedStore(store.config) as again:
         again.wait_ready(DEADLINE)
+
+
+def test_a_shut_down_that_breaks_off_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(transport: Transport) -> None:
+        await close(transport)
+        raise OSError("the links cannot be closed")
+
+    close = Transport.close
+    store = opened(tmp_path)
+    driver = store._parts.driver
+    before = set(threading.enumerate())
+    monkeypatch.setattr(Transport, "close", broken)
+    store.close()
+    monkeypatch.undo()
+    names = ("warren-raft-worker", "warren-raft-log", "warren-raft-sync")
+    left = [thread for thread in before if thread.name.startswith(names) and thread.name.endswith(driver._node_id)]
+    for thread in left:
+        thread.join(DEADLINE)
+    assert not driver.thread.is_alive()
+    assert [thread.name for thread in left if thread.is_alive()] == []
 
 
 PROGRAM = """

@@ -315,10 +315,17 @@ class Driver(Generic[W]):
 
     async def _shut_down(self) -> None:
         self._finished = True
-        self._engine.close()
-        self.end_writes("the store is closed")
-        assert self._transport is not None
-        await self._transport.close()
+        try:
+            try:
+                self._engine.close()
+            finally:
+                self.end_writes("the store is closed")
+                assert self._transport is not None
+                await self._transport.close()
+        finally:
+            await self._stop_threads()
+
+    async def _stop_threads(self) -> None:
         self._sync_thread.stop()
         try:
             async with asyncio.timeout(STOP_SECONDS):

@@ -546,8 +546,11 @@ class Transport:
             for connection in list(self._connections):
                 if away:
                     connection.excuse(now)
-                else:
+                    continue
+                try:
                     connection.check(now)
+                except Exception as error:  # noqa: BLE001 - it costs its link, and the others are still watched
+                    self._broke(connection, error)
             check_at = min((connection.check_at for connection in self._connections), default=now)
             pause = min(max(shortest, check_at - now), self.timing.ping_seconds)
 
@@ -555,10 +558,18 @@ class Transport:
         """Close all connections, with a bounded time in which the last bytes leave."""
         for abort in (False, True):
             for connection in list(self._connections):
-                connection.close(LinkEnd.CLOSED, "this manager is closing", abort=abort)
+                try:
+                    connection.close(LinkEnd.CLOSED, "this manager is closing", abort=abort)
+                except Exception as error:  # noqa: BLE001 - it costs its goodbye, and the others are still closed
+                    self._broke(connection, error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.timing.handshake_seconds):
                     await self._no_connections.wait()
+
+    def _broke(self, connection: Connection, error: Exception) -> None:
+        """Our own fault in one connection: the connection ends, and the loop's exception handler is called."""
+        self._loop.call_exception_handler({"message": "a link could not be looked after", "exception": error})
+        connection.close(LinkEnd.CLOSED, f"an error in this manager: {error!r}", abort=True)
 
     async def _renew_links(self) -> None:
         for connection in list(self._current.values()):
@@ -601,7 +612,10 @@ class Transport:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler({"message": "a task of the transport failed", "exception": error})
+            # An error of the network costs a link. But without this task no link is watched, dialled or renewed.
+            failure = InvariantViolation(f"a task of the links ended: {error!r}")
+            failure.__cause__ = error
+            self._loop.call_exception_handler({"message": "a task of the transport failed", "exception": failure})
 
 
 class _Dialer:
