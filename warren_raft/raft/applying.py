@@ -119,9 +119,12 @@ class Applying:
         is_behind = can_propose = False
         if machine.applied_index < limit:
             first = machine.applied_index
-            is_behind = self._apply_some(first, limit)
+            try:
+                is_behind = self._apply_some(first, limit)
+            finally:  # also if there is no space for the entries behind those that were applied
+                if machine.applied_index > first:
+                    self._leading.applied()
             if machine.applied_index > first:
-                self._leading.applied()
                 no_list = self._context.roster.membership is None
                 can_propose = self._core.is_leader and (self._submitter.is_queueing or no_list)
         can_write = can_propose or self._submitter.has_released  # a small write that a large one of its thread held up

@@ -7,6 +7,7 @@ manager that says it leads has applied an entry of its own term, so its state ho
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final, Literal
 
 from warren_raft.raft.changes import Changes
@@ -28,6 +29,10 @@ _ROLES: Final[tuple[Role, ...]] = ("follower", "candidate", "leader")
 ODD_WAITS_TIMEOUTS: Final = 5
 """Election timeouts without a leader after which a manager campaigns although its state is not the majority's: the one
 that could lead in its place may have died."""
+
+UNAPPLIED_SECONDS: Final = 0.05
+"""Commit indexes that the leader gave within this time are remembered as one, with the time of the first. The age of a
+state may be too high by so much, never too low."""
 
 
 class Leading:
@@ -70,8 +75,9 @@ class Leading:
         """When a leader was last known, to a tick."""
         self.followed: str | None = None
         """The leader that elections.py knew when `follow` last ran."""
-        self._unapplied: tuple[int, float] | None = None
-        """(a commit index that the leader gave and that is not applied here, when it gave it); None: there is none."""
+        self._unapplied: deque[tuple[int, float]] = deque()
+        """(a commit index that the leader gave and that is not applied here, when it first gave one above the index of
+        the pair before); both grow from pair to pair."""
         self._ready_index: int | None = None
         self.is_ready = False
         """Whether the state has reached the commit index of the first leader that was heard, and there is a cluster."""
@@ -132,8 +138,11 @@ class Leading:
             ages = (self._roster.contact_age(voter, now) for voter in self._roster.voters)
             known = sorted(float("inf") if age is None else age for age in ages)
             return known[len(known) // 2] if known else float("inf")
-        unapplied, contact = self._unapplied, self._elections.leader_contact
-        since = contact if unapplied is None else min(contact, unapplied[1])
+        contact = self._elections.leader_contact
+        try:  # other threads ask too, and the raft thread may take the last pair meanwhile
+            since = min(contact, self._unapplied[0][1])
+        except IndexError:
+            since = contact
         return float("inf") if contact <= LONG_AGO else max(0.0, now - since)
 
     # Elections ---------------------------------------------------------------------------------------------------
@@ -174,10 +183,21 @@ class Leading:
     def heard(self, peer: str, commit_index: int) -> None:
         """An append message of a leader that we follow has come."""
         self._elections.heard_leader(peer, self._context.now)
-        if self._unapplied is None and commit_index > self._context.machine.applied_index:
-            self._unapplied = (commit_index, self._context.now)
+        if commit_index > self._context.machine.applied_index:
+            self._note_unapplied(commit_index)
         if self._ready_index is None:
             self._ready_index = commit_index
+
+    def _note_unapplied(self, commit_index: int) -> None:
+        told, now = self._unapplied, self._context.now
+        if not told:
+            told.append((commit_index, now))
+        elif commit_index > told[-1][0]:
+            since = told[-1][1]
+            if now - since < UNAPPLIED_SECONDS:
+                told[-1] = (commit_index, since)
+            else:
+                told.append((commit_index, now))
 
     def heard_candidate(self, peer: str, request: RequestVote) -> None:
         self._log_lines.heard_candidate(peer, request)
@@ -246,8 +266,9 @@ class Leading:
             self.check_ready()
 
     def _look_at_lag(self) -> None:
-        if self._unapplied is not None and self._context.machine.applied_index >= self._unapplied[0]:
-            self._unapplied = None
+        told, applied = self._unapplied, self._context.machine.applied_index
+        while told and applied >= told[0][0]:
+            told.popleft()
 
     def check_ready(self) -> None:
         if not self.is_ready and self._ready_index is not None and self._roster.membership is not None:

@@ -4,6 +4,7 @@ has not applied for so long what the leader said. Several engines in one thread;
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import warren_raft as wr
 from tests.cluster.harness import free_ports
 from tests.engine_harness import Cluster
+from tests.list_machine import ListMachine
+from warren_raft.errors import StorageFull
+from warren_raft.raft.leading import UNAPPLIED_SECONDS
 
 DEADLINE = 60.0
 
@@ -69,6 +73,68 @@ def test_a_follower_that_does_not_apply_what_it_hears_grows_stale(cluster: Clust
     cluster.complete_sync(follower)
     cluster.nodes[follower].disk_seconds = 0.0
     cluster.run_until(lambda: staleness(cluster, follower) < 0.5)
+
+
+def test_the_age_counts_from_the_oldest_entry_that_is_missing(cluster: Cluster) -> None:
+    """The leader commits on while the disk hangs. Then a part of it is durable: the rest is as old as it is."""
+    leader, follower = cluster.wait_leader().id, cluster.followers()[0]
+    cluster.nodes[follower].disk_seconds = None
+    cluster.write(leader, "w0")
+    cluster.run(0.5)
+    cluster.write(leader, "w1")
+    told_at = cluster.now
+    cluster.run(9.0)
+    assert 9.0 < staleness(cluster, follower) < 10.5
+    cluster.complete_sync(follower)
+    cluster.run(0.15)
+    assert cluster.machines[follower].applied[-1] == "w0"
+    age = cluster.now - told_at
+    assert age - 0.2 < staleness(cluster, follower) < age + 0.2
+    cluster.complete_sync(follower)
+    cluster.nodes[follower].disk_seconds = 0.0
+    cluster.run_until(lambda: staleness(cluster, follower) < 0.5)
+
+
+def test_many_commits_that_are_not_applied_are_remembered_in_few_pairs(cluster: Cluster) -> None:
+    leader, follower = cluster.wait_leader().id, cluster.followers()[0]
+    cluster.nodes[follower].disk_seconds = None
+    begun = cluster.now
+    for number in range(100):
+        cluster.write(leader, f"w{number}")
+        cluster.turn()
+    pairs = cluster.nodes[follower].engine._leading._unapplied
+    assert 1 < len(pairs) <= (cluster.now - begun) / UNAPPLIED_SECONDS + 1
+    assert list(pairs) == sorted(pairs)
+
+
+class Narrow(ListMachine):
+    """A machine that has space for the entries up to `last`."""
+
+    last = sys.maxsize
+
+    def _advance(self, index: int, term: int) -> None:
+        if index > self.last:
+            raise StorageFull("no space left")
+        super()._advance(index, term)
+
+
+def test_entries_that_were_applied_before_the_space_ended_count() -> None:
+    cluster = Cluster(make_machine=Narrow)
+    leader = cluster.wait_ready().id
+    cluster.run(1.0)
+    follower = cluster.followers()[0]
+    machine = cluster.machines[follower]
+    assert isinstance(machine, Narrow)
+    machine.last = machine.applied_index
+    cluster.write(leader, "w0")
+    cluster.run(3.0)
+    cluster.write(leader, "w1")
+    told_at = cluster.now
+    cluster.run(0.5)
+    assert staleness(cluster, follower) > 3.0
+    machine.last += 1
+    cluster.run_until(lambda: machine.applied[-1:] == ["w0"])
+    assert staleness(cluster, follower) < cluster.now - told_at + 0.5
 
 
 def test_before_a_leader_was_heard_the_age_is_not_known() -> None:
