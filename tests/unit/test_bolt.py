@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -257,6 +258,29 @@ def test_no_number_of_a_meta_page_is_trusted(tasks: Path, values: dict[str, int]
     changed(tasks, lambda data: with_meta(data, 0, **values))
     with pytest.raises(Corrupted, match=text):
         records_of(tasks)
+
+
+def test_a_page_that_goes_on_into_a_hole_is_refused_before_it_is_read(tasks: Path) -> None:
+    """A sparse file costs nothing on the disk, and its pages would fill the memory."""
+    end = 1 << 20
+    with BoltFile(tasks) as file:
+        root, number = file.meta.root, file.meta.transaction & 1
+    for page, flags in ((root, None), (root, 0x80), (root, 0x10)):
+        data = bytearray(tasks.read_bytes())
+        with_meta(data, number, end=end)
+        if flags is not None:
+            data[page * PAGE + 8 : page * PAGE + 10] = flags.to_bytes(2, "little")
+        data[page * PAGE + 12 : page * PAGE + 16] = (end - page - 1).to_bytes(4, "little")
+        hole = tasks.with_name("hole.db")
+        hole.write_bytes(data)
+        os.truncate(hole, end * PAGE)
+        tracemalloc.start()
+        try:
+            with pytest.raises(Corrupted, match=f"page {page}"):
+                records_of(hole)
+            assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+        finally:
+            tracemalloc.stop()
 
 
 def damaged(source: bytes, chance: random.Random) -> bytes:

@@ -624,6 +624,11 @@ def test_there_is_a_limit_of_watches(world: World, monkeypatch: pytest.MonkeyPat
     with pytest.raises(RefusedForSafety, match="close those"):
         world.watch()
     world.forget(feeds[0])
+    world.watch()  # before the next step too
+    with pytest.raises(RefusedForSafety, match="close those"):
+        world.watch()
+    world.settle()
+    world.forget(feeds[1])
     world.settle()
     world.watch()
 

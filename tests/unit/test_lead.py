@@ -246,6 +246,35 @@ def test_a_function_that_fails_is_called_again_and_the_error_is_logged(
     assert "a bug" in caplog.text
 
 
+class Paused:
+    """A lead that notes the pauses, and ends with the last of the given runs of its function."""
+
+    def __init__(self, *runs_seconds: float) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+        self._runs = list(runs_seconds)
+        self.term = 3
+
+    @property
+    def is_over(self) -> bool:
+        return not self._runs
+
+    def wait_over(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def run(self, _lead: object) -> None:
+        self.now += self._runs.pop(0)
+        raise ValueError
+
+
+def test_a_function_that_has_worked_for_a_while_is_called_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    lead: Any = Paused(0, 0, 0, 0, 3600, 0, 0)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: lead.now)
+    Leadership(Here(term_now=3), AtOnce())._run_one_lead(lead, lead.run)
+    assert lead.pauses == [1, 2, 4, 8, 1, 2, 4]
+
+
 def test_the_end_of_the_calls_is_the_end_of_the_lead() -> None:
     here, loop = Here(term_now=3), Loop(lambda lead: lead.wait_over())
     leadership, unsubscribe = running(here, loop)
@@ -337,6 +366,8 @@ def test_modify_raises_what_is_wrong_and_writes_nothing(tmp_path: Path) -> None:
             store.modify(wr.Node, "n", lambda node: None)  # type: ignore[arg-type, return-value]
         with pytest.raises(wr.InvalidEntity, match="not a class of entities"):
             store.modify(bytes, "ca", lambda data: data)
+        with pytest.raises(wr.InvalidEntity, match="not a class of entities"):
+            store.modify(None, "ca", lambda data: data)  # type: ignore[arg-type]
         with pytest.raises(ZeroDivisionError):
             store.modify(wr.Node, "n", lambda node: replace(node, hostname=str(1 // 0)))
         with pytest.raises(wr.InvalidEntity, match="timeout"):

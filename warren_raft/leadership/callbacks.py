@@ -29,7 +29,8 @@ CALLBACKS_MAX: Final = 100
 
 AGAIN_SECONDS: Final = 1.0
 AGAIN_SECONDS_MAX: Final = 30.0
-"""After how long a function that raised is called again, while its manager leads: each time twice as long."""
+"""After how long a function that raised is called again, while its manager leads: each time twice as long, and from the
+beginning if it has run for longer than the last pause."""
 
 Callback = Callable[[bool, int], object]
 LeadFunction = Callable[[Lead], object]
@@ -157,7 +158,9 @@ class Leadership:
     def _run_one_lead(self, lead: Lead, function: LeadFunction) -> None:
         """Call the function until it returns, or the lead is over. Return when the lead is over."""
         again_seconds = AGAIN_SECONDS
+        paused_seconds = math.inf
         while not lead.is_over:
+            began_at = time.monotonic()
             try:
                 function(lead)
             except LeadershipLost:
@@ -166,5 +169,7 @@ class Leadership:
                 log_event(logger, logging.ERROR, "function of a leader failed", term=lead.term, exc_info=error)
             else:
                 lead.wait_over()  # it has done its work
+            if time.monotonic() - began_at > paused_seconds:
+                again_seconds = AGAIN_SECONDS
             lead.wait_over(again_seconds)
-            again_seconds = min(2 * again_seconds, AGAIN_SECONDS_MAX)
+            paused_seconds, again_seconds = again_seconds, min(2 * again_seconds, AGAIN_SECONDS_MAX)

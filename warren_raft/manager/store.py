@@ -129,8 +129,8 @@ class ReplicatedStore(Store):
         Each callback has a thread of its own. It should return at once, because it gets the next change only after it
         has returned. It may use the store in any way, and close it too. Its exceptions are logged.
 
-        Returns a function that ends the calls: no call begins after that. Raises Closed, and RefusedForSafety for more
-        than 100 callbacks at a time. For a loop of a leader see `run_while_leading`.
+        Returns a function that ends the calls; a call that is just beginning may still be made. Raises Closed, and
+        RefusedForSafety for more than 100 callbacks at a time. For a loop of a leader see `run_while_leading`.
         """
         if self._life.is_closed:
             raise Closed
@@ -151,10 +151,11 @@ class ReplicatedStore(Store):
 
         The function works in a loop (`while not lead.wait_over(5): ...`), or once. LeadershipLost may leave it. Any
         other exception is logged, and while this manager leads the function is called again, after 1 s, then 2 s, and
-        so on up to 30 s. After a return it is called again at the next leadership.
+        so on up to 30 s; after 1 s if it has run for longer than the last pause. After a return it is called again at
+        the next leadership.
 
-        Returns a function that ends the calls: none begins after that, and the present lead is over. Raises Closed, and
-        RefusedForSafety for more than 100 callbacks at a time.
+        Returns a function that ends the calls, and the present lead is over; a call that is just beginning may still be
+        made, with a lead that is over. Raises Closed, and RefusedForSafety for more than 100 callbacks at a time.
         """
         if self._life.is_closed:
             raise Closed

@@ -140,7 +140,10 @@ class BoltFile:
             raise
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
-        data = os.pread(self._file, size_bytes, offset)
+        try:
+            data = os.pread(self._file, size_bytes, offset)
+        except (MemoryError, OverflowError):
+            raise self._fault(f"what begins at byte {offset} takes {size_bytes} bytes, more than the memory") from None
         if len(data) != size_bytes:
             raise self._fault(f"it ends at byte {offset + len(data)}, in the middle of a page")
         return data
@@ -191,7 +194,33 @@ class BoltFile:
         if overflow >= end - number:
             raise self._fault(f"page {number} goes on for {overflow} pages, beyond the end")
         self._use(number, overflow + 1)
-        return flags, count, self._read(number * size, (overflow + 1) * size)
+        needed = self._needed(number, flags, count, (overflow + 1) * size)
+        if flags != FREELIST and overflow > needed // size:  # earlier releases of bbolt took a page too many
+            raise self._fault(f"page {number} goes on for {overflow} pages, and its elements take {needed} bytes")
+        return flags, count, self._read(number * size, needed if flags == FREELIST else (overflow + 1) * size)
+
+    def _needed(self, number: int, flags: int, count: int, most: int) -> int:
+        """The bytes that a page takes, by its header and its elements, which are read first: a file with a hole may
+        have pages that go on for more than the memory. `most` is what it has."""
+        start = number * self.meta.page_size
+        element = {BRANCH: BRANCH_ELEMENT, LEAF: LEAF_ELEMENT}.get(flags)
+        if element is not None:
+            table = count * element.size
+        elif flags != FREELIST:
+            raise self._fault(f"page {number} is of no known kind, its flags are {flags:#x}")
+        elif count == LARGE_COUNT:
+            table = 8 + 8 * int.from_bytes(self._read(start + PAGE_HEADER.size, 8), "little")
+        else:
+            table = 8 * count
+        needed = PAGE_HEADER.size + table
+        if needed > most:
+            raise self._fault(f"page {number} has {count} elements, more than fit")
+        if element is not None:
+            sizes = element.iter_unpack(self._read(start + PAGE_HEADER.size, table))
+            needed += sum(sum(each[2:]) if flags == LEAF else each[1] for each in sizes)
+        if needed > most:
+            raise self._fault(f"page {number} has elements of {needed} bytes, more than fit")
+        return needed
 
     def _use(self, number: int, count: int) -> None:
         """Mark pages, each of which has one use only. So no loop of pages goes on for ever."""

@@ -104,7 +104,7 @@ def checked_request_id(request_id: str) -> str:
 def kind_of(cls: type[E]) -> Kind[E]:
     """The kind of an entity's class. Raises InvalidEntity for any other class."""
     for kind in KINDS:
-        if kind.entity is cls:
+        if kind.entity is cls and cls is not None:  # the CA has no class
             return kind
     raise InvalidEntity("entity", f"{cls!r:.60} is not a class of entities, such as Service")
 

@@ -88,11 +88,15 @@ class Feeding:
 
     def add(self, feed: Feed) -> None:
         """Raises RefusedForSafety beyond FEEDS_MAX."""
-        if len(self._live) + len(self._behind) + len(self._arriving) >= FEEDS_MAX:
+        if len(self._live) + len(self._behind) + len(self._arriving) >= FEEDS_MAX and self._count_open() >= FEEDS_MAX:
             raise RefusedForSafety(
                 f"{FEEDS_MAX} watches are open on this store: close those that are not needed any more"
             )
         self._arriving.append(feed)
+
+    def _count_open(self) -> int:
+        """Without those that the next step removes."""
+        return sum(not feed.is_closed for feed in [*self._live, *self._behind, *self._arriving])
 
     def forget(self, feed: Feed) -> None:
         feed.is_closed = True
