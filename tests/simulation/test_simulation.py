@@ -279,6 +279,7 @@ DEATHS: Mapping[str, Any] = {
     **REPLACEMENTS,
     "profile": "",
     "watchers": 0,
+    "beat_nodes": 0,
     "arrow_kill": 1.0,
     "hostile_rate": 0.0,
     "idle": 0.0,
