@@ -316,6 +316,11 @@ CONDITIONS_OF_ARROWS: Mapping[Arrow, Mapping[str, Any]] = {
         "call_rate": 10.0,
         "crash_rate": 0.0,
     },
+    ARROWS[Phase.WANTED, ReplacementEvent.AGAIN]: {
+        "wrong_state_rate": 3.0,
+        "found_at_once": 0.5,
+        "safety_seconds": 20.0,
+    },
     ARROWS[Phase.WANTED, ReplacementEvent.FETCHED]: {
         "found_at_once": 1.0,
         "useless_snapshots": 1.0,
@@ -331,7 +336,7 @@ FIRST_SEEDS_OF_ARROWS: Mapping[Arrow, int] = {
     ARROWS[Phase.REBUILDING, ReplacementEvent.FETCHED]: 14,
     ARROWS[Phase.DELAYED, ReplacementEvent.AGAIN]: 4,
     ARROWS[Phase.DELAYED, ReplacementEvent.FETCHED]: 22,
-    ARROWS[Phase.WANTED, ReplacementEvent.AGAIN]: 14,
+    ARROWS[Phase.WANTED, ReplacementEvent.AGAIN]: 24,
     ARROWS[Phase.REPLAYING, ReplacementEvent.WRONG]: 12,
     ARROWS[Phase.REPLAYING, ReplacementEvent.UNRELIEVED]: 3,
 }
