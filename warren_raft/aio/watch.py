@@ -33,11 +33,12 @@ class AsyncWatch(EventQueue):
         """
         deadline = timeouts.deadline(timeout)
         await asyncio.sleep(0)
-        if not self._rest:
-            await wait_for(self._bell, self._feed.has_news, deadline)
-        found, rest = self._all(), deque[Event]()
-        if found:
-            self._given, self._rest = found[-1].revision, rest
+        while not self._rest or self._feed.is_closed:
+            if not await wait_for(self._bell, self._feed.has_news, deadline):
+                return []
+            self._fill()  # perhaps nothing: the news is an item that was kept before an exception
+        found, rest = list(self._rest), deque[Event]()
+        self._given, self._rest = found[-1].revision, rest
         return found
 
     def __aiter__(self) -> Self:

@@ -199,12 +199,6 @@ class EventQueue:
         """
         return self._given
 
-    def _all(self) -> list[Event]:
-        """The events that are there and were not given. Raises the errors of the watch."""
-        if not self._rest or self._feed.is_closed:
-            self._fill()
-        return list(self._rest)
-
     def _first(self) -> tuple[Event, int]:
         """The first event of the rest, and what `revision` is after it."""
         event = self._rest[0]
@@ -251,11 +245,12 @@ class Watch(EventQueue):
         Closed if the watch was closed.
         """
         deadline = timeouts.deadline(timeout)
-        if not self._rest:
-            self._bell.wait_for(self._feed.has_news, deadline)
-        found, rest = self._all(), deque[Event]()
-        if found:
-            self._given, self._rest = found[-1].revision, rest
+        while not self._rest or self._feed.is_closed:
+            if not self._bell.wait_for(self._feed.has_news, deadline):
+                return []
+            self._fill()  # perhaps nothing: the news is an item that was kept before an exception
+        found, rest = list(self._rest), deque[Event]()
+        self._given, self._rest = found[-1].revision, rest
         return found
 
     def __iter__(self) -> Self:
