@@ -25,6 +25,10 @@ class NotData(ssl.SSLError):
         super().__init__(ssl.SSL_ERROR_SSL, "it sent TLS messages without data after the handshake")
         self.reason = ""  # the attribute that errors of OpenSSL have
 
+    def __reduce__(self) -> tuple[type[NotData], tuple[()]]:
+        """Without this method, pickle and copy would call the class with `args`."""
+        return NotData, ()
+
 
 class Session:
     """Made by Credentials.session. Raises `ssl.SSLError` for errors of TLS; then `take` may return an alert to send.
