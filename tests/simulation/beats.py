@@ -59,6 +59,8 @@ class SimulatedNode:
         self.manager = ""
         self.answered: list[Taken] = []
         """Its answered beats of the last minute or so, the newest last."""
+        self.first_at: float | None = None
+        """When it first sent a beat to a manager that runs, whether or not it was answered; None: it never did."""
         self.last_at = LONG_AGO
         """When it last sent a beat to a manager that runs, whether or not it was answered."""
         self._again()
@@ -86,6 +88,8 @@ class SimulatedNode:
             if view.get(NODE, self.id) is None:
                 return False
         self.last_at = self.world.now
+        if self.first_at is None:
+            self.first_at = self.last_at
         is_answered = process.engine.beats.take(self.id, self.ttl, process.clock)
         self.world.checked["seen: beat answered" if is_answered else "seen: beat not answered"] += 1
         if is_answered:

@@ -23,7 +23,7 @@ from warren_raft.store.command import Operation, decode
 from warren_raft.store.tables import NODE
 
 DECIDING_SECONDS = 2.0
-"""A beat that comes while a node is being called down comes too late."""
+"""A beat of a late node that comes while the node is being called down comes too late."""
 MOMENT_SECONDS = 0.02
 """The clock of a simulated node is read at other moments than those of the managers."""
 
@@ -78,7 +78,11 @@ class Heartbeats:
         if not beats:
             return ""
         beat = beats[-1]
-        if len(beats) > 1 and beat.at - beats[-2].at > node.ttl and world.now - beat.at < DECIDING_SECONDS:
+        # Beats at managers that have died since do not count. Without one that counts, a node may be late as soon as
+        # its first beat of all is older than its ttl.
+        before = beats[-2].at if len(beats) > 1 else node.first_at
+        assert before is not None
+        if beat.at - before > node.ttl and world.now - beat.at < DECIDING_SECONDS:
             return ""  # the node was late already when that beat came
         leaps = sum(at >= beat.at for at in self._leaps)
         slack = 2.5 * world.options.clock_drift * node.ttl + GAP_SECONDS * leaps + MOMENT_SECONDS
