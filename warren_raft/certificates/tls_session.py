@@ -25,9 +25,9 @@ class NotData(ssl.SSLError):
         super().__init__(ssl.SSL_ERROR_SSL, "it sent TLS messages without data after the handshake")
         self.reason = ""  # the attribute that errors of OpenSSL have
 
-    def __reduce__(self) -> tuple[type[NotData], tuple[()]]:
+    def __reduce__(self) -> tuple[type[NotData], tuple[()], dict[str, object]]:
         """Without this method, pickle and copy would call the class with `args`."""
-        return NotData, ()
+        return NotData, (), vars(self)
 
 
 class Session:
