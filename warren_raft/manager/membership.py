@@ -114,7 +114,7 @@ class MembershipCalls:
             return leader == target if target is not None else leader not in (None, before)
 
         def question(answer: Callable[[Answer], None]) -> TransferWanted:
-            return TransferWanted(target, answer, is_closing)
+            return TransferWanted(target, answer, is_closing, away_from=before if target is None else "")
 
         try:
             self._ask_until(lambda _answer: moved(), question, deadline)

@@ -65,6 +65,9 @@ class TransferWanted:
     answer: Callable[[Answer], None]
     is_closing: bool = False
     """The manager that asks is about to close."""
+    away_from: str = ""
+    """The leader that is to be replaced by any other; empty: whoever leads. The next leader is never asked: leadership
+    would move twice."""
 
 
 Wanted = ChangeWanted | TransferWanted
@@ -114,7 +117,9 @@ class Requests:
         message = _message(self._number, wanted)
         leader = self._core.leader
         self._asked[self._number] = (wanted, self._now, leader or "")
-        if self._core.is_leader:
+        if isinstance(wanted, TransferWanted) and wanted.away_from and leader not in (None, wanted.away_from):
+            self.answered(ChangeAnswer(number=self._number, state=DONE, text=""))
+        elif self._core.is_leader:
             self.answered(self.answer(self._node_id, message))
         elif leader is None or leader not in self._roster.links:
             self.answered(ChangeAnswer(number=self._number, state=WAIT, text=NO_LEADER))

@@ -13,11 +13,12 @@ import pytest
 from tests.engine_harness import STEP_SECONDS, Cluster, Full, send_raw
 from tests.fast import fast_first
 from warren_raft.disk.shortage import SPACE
-from warren_raft.raft.changes import DONE, PENDING, REFUSED
+from warren_raft.raft.changes import DONE, PENDING, REFUSED, Answer
 from warren_raft.raft.context import TICK_SECONDS
 from warren_raft.raft.events import Arriving
 from warren_raft.raft.guard import CHECK_QUORUM_TIMEOUTS
 from warren_raft.raft.reasons import Reason
+from warren_raft.raft.requests import TransferWanted
 
 TIMEOUT_SECONDS = 1.0
 """Settings.election_timeout_seconds, the default."""
@@ -425,6 +426,22 @@ def test_leadership_moves_under_load_and_no_write_is_lost_or_done_twice() -> Non
     cluster.run_until(lambda: len(cluster.acknowledged) == 180)
     assert len(cluster.leaders) >= 3
     cluster.check_writes()
+
+
+def test_the_next_leader_is_not_asked_to_hand_over_too() -> None:
+    """A closing leader asks again when it has lost the lead. If it knows the next leader by then, leadership has moved:
+    it once asked that leader too, which handed over as well, and a close cost two elections."""
+    cluster = Cluster(["m1", "m2", "m3"])
+    before = cluster.wait_ready()
+    term = before.engine.term
+    assert cluster.ask(before.id, "transfer").state == PENDING
+    cluster.run_until(lambda: before.engine.leader not in (None, before.id))
+    answers: list[Answer] = []
+    before.events.append(TransferWanted(None, answers.append, is_closing=True, away_from=before.id))
+    cluster.run_until(lambda: answers)
+    assert answers[0].state == DONE
+    cluster.run(2.0)
+    assert {node.engine.term for node in cluster.nodes.values()} == {term + 1}
 
 
 def test_a_transfer_to_a_manager_that_is_away_is_refused() -> None:
