@@ -102,7 +102,7 @@ class Command(NamedTuple):
     """Operations that are all carried out or all refused, under the request id (session, sequence).
 
     `lowest` is the lowest sequence of the session for which the sender still waits; at most `sequence`. A
-    command without operations is a barrier: it changes nothing, and its answer says how far the log is applied.
+    command without operations changes nothing, and its answer says how far the log is applied.
 
     `fence`: the command is carried out only in an entry of this term. `request_key`: the caller's own id of this write;
     a command whose key was carried out is not carried out again. `forget_below`: keys of entries below this index may

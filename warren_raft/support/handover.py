@@ -118,7 +118,7 @@ class Begun(Protocol[T_co]):
         """Its result, or its error raised. Call it after the end."""
 
     def give_up(self) -> None:
-        """The coroutine was cancelled. What has not been sent is not sent any more."""
+        """The coroutine was cancelled. A write that has not been sent is dropped."""
 
     def late(self) -> Exception:
         """The error of a coroutine that has waited long enough."""
