@@ -173,8 +173,18 @@ class Handshakes:
         if credentials is None:
             return Greeted(connected, None, None, time.monotonic())
         dial = _Dial(self._loop.create_future(), self._loop)
-        self._call(partial(self._begin, connected, connected.getpeername(), credentials, dial))
-        return await dial.done
+        try:
+            peer = connected.getpeername()
+        except OSError:  # the peer has closed it already
+            connected.close()
+            raise
+        self._call(partial(self._begin, connected, peer, credentials, dial))
+        try:
+            return await dial.done
+        except BaseException:
+            if dial.done.done() and not dial.done.cancelled() and dial.done.exception() is None:
+                connected.close()  # cancelled between the answer and this task's next turn
+            raise
 
     def close(self) -> None:
         """Close the listeners and the unfinished connections, and end the thread. A second call does nothing."""
