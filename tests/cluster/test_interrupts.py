@@ -195,8 +195,8 @@ def test_a_signal_handler_that_uses_the_store_between_any_two_instructions(
 def test_an_opening_that_is_interrupted_leaves_the_directory_free(open_store: Open) -> None:
     """Opening goes on in the store's own thread, which then closes the store that no caller has.
 
-    Only where Python lets signals in. At the two instructions between the last such place and the end of the constructor
-    the store is open, and no code of it is left that could close it, as in the caller's own next instruction.
+    Only where Python lets signals in. At the two instructions between the last such place and the end of the
+    constructor the store is open, and no code of it is left that could close it, as in the caller's next instruction.
     """
     opened(open_store).close()
     threads = len(started_threads())
