@@ -14,9 +14,10 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from io import FileIO
-from typing import Any, Final, Protocol
+from typing import Any, Final, ParamSpec, Protocol
 
 import lmdb
 
@@ -58,9 +59,11 @@ from warren_raft.store.lmdb_errors import code_of, refuse_newer_data
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.snapshots")
+P = ParamSpec("P")
 
 CHANGED: Final = "was changed while it was verified"
 CANCEL_POLL_SECONDS: Final = 0.05
+STDERR_BYTES: Final = 64 * 1024  # the end of a child's stderr has its last words
 NICE: Final = 10  # a child of low priority gives way, and still gets a tenth of a busy processor
 _HASHED, _WALKED, _SUMMED, _DECODED = 0.05, 0.2, 0.3, 0.85  # shares of the whole, as measured
 _KILLS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGXCPU})
@@ -436,23 +439,35 @@ def _is_own_deadline(size: int) -> bool:
 
 
 def _run(command: Sequence[str], cancel: Cancel | None, stdin: int | None) -> tuple[int, bytes, bytes]:
-    """(exit code, stdout, stderr) of a child. Raises OSError if it cannot be started, Closed."""
-    given = subprocess.DEVNULL if stdin is None else stdin
-    with RESERVE.call(subprocess.Popen, command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    """(exit code, stdout, stderr) of a child. Raises OSError if it cannot be started, Closed.
+
+    Popen makes one pipe and nothing else: where it finds no descriptor, it leaves open what it had opened before."""
+    with ExitStack() as ours:
+        given = _owned(ours, os.open, os.devnull, os.O_RDONLY | os.O_CLOEXEC) if stdin is None else stdin
+        errors = _owned(ours, os.memfd_create, "stderr")
+        child = ours.enter_context(
+            RESERVE.call(subprocess.Popen, command, stdin=given, stdout=subprocess.PIPE, stderr=errors)
+        )
         try:
-            out, err = _output_of(child, cancel)
+            out = _output_of(child, cancel)
         except BaseException:
             child.kill()
             raise
-    return child.returncode, out, err
+        return child.returncode, out, os.pread(errors, STDERR_BYTES, max(0, os.fstat(errors).st_size - STDERR_BYTES))
 
 
-def _output_of(child: subprocess.Popen[bytes], cancel: Cancel | None) -> tuple[bytes, bytes]:
+def _owned(until: ExitStack, open_one: Callable[P, int], *arguments: P.args, **options: P.kwargs) -> int:
+    descriptor = RESERVE.call(open_one, *arguments, **options)
+    until.callback(os.close, descriptor)
+    return descriptor
+
+
+def _output_of(child: subprocess.Popen[bytes], cancel: Cancel | None) -> bytes:
     while True:
         if cancel is not None and cancel.is_set():
             raise Closed("the verification was cancelled")
         try:
-            return child.communicate(timeout=None if cancel is None else CANCEL_POLL_SECONDS)
+            return child.communicate(timeout=None if cancel is None else CANCEL_POLL_SECONDS)[0]
         except subprocess.TimeoutExpired:
             continue
 
