@@ -11,7 +11,7 @@ from typing import Any
 from warren_raft.store import codec
 from warren_raft.store.command import PUT, Operation
 from warren_raft.store.database import Database
-from warren_raft.store.interface import Store
+from warren_raft.store.interface import BaseStore
 from warren_raft.store.tables import BY_NUMBER, Kind
 from warren_raft.support.handover import Begun, Landing, Passed
 from warren_raft.watching.hub import Hub
@@ -28,7 +28,7 @@ def put_all(database: Database, *entities: tuple[Kind[Any], Any]) -> int:
     return revision
 
 
-class DirectStore(Store):
+class DirectStore(BaseStore):
     """On a database that the test opens and closes."""
 
     def __init__(self, database: Database) -> None:

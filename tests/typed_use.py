@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import assert_type
 
 from warren_raft import (
+    Alarm,
     AsyncBatch,
     AsyncLead,
     AsyncStore,
@@ -21,12 +22,14 @@ from warren_raft import (
     Ingress,
     Lead,
     LocalStore,
+    MemberStatus,
     Network,
     Node,
     ReplicatedStore,
     Secret,
     Service,
     SnapshotInfo,
+    Status,
     Store,
     TLSCertificate,
     View,
@@ -205,7 +208,7 @@ def writes_of_a_batch(batch: Batch) -> None:
     assert_type(batch.require("node", "x", 0), None)
 
 
-def writes_of_a_lead(store: LocalStore | ReplicatedStore) -> None:
+def writes_of_a_lead(store: Store) -> None:
     with store.leading(timeout=2.5) as lead:
         assert_type(lead, Lead)
         assert_type(lead.create_node(Node(id="x"), request_id="job-17"), int)
@@ -229,6 +232,21 @@ def everything_else_of_a_store(store: Store) -> None:
         assert_type(same, Store)
     assert_type(store.heartbeat("n", ttl_seconds=5), None)
     assert_type(store.last_heartbeat_age("n"), float | None)
+    assert_type(store.barrier(2.5), int)
+    assert_type(store.wait_ready(2.5), None)
+    assert_type(store.wait_leader(2.5), str)
+    assert_type(store.wait_failed(2.5), bool)
+    assert_type(store.is_leader, bool)
+    assert_type(store.leader, str | None)
+    assert_type(store.alarms, tuple[Alarm, ...])
+    assert_type(store.status(), Status)
+    assert_type(store.reload_certificate(), None)
+    assert_type(store.members(), tuple[MemberStatus, ...])
+    assert_type(store.add_member("x", "y:1"), None)
+    assert_type(store.update_member("x", "y:1"), str)
+    assert_type(store.remove_member("x"), None)
+    assert_type(store.transfer_leadership(), str)
+    assert_type(store.snapshot("x"), SnapshotInfo)
 
 
 async def writes_of_another_result(awaitable: WriteMethods[Awaitable[int], float]) -> None:

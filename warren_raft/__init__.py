@@ -94,10 +94,10 @@ if TYPE_CHECKING:
     from .store.events import Event as Event
     from .store.interface import Batch as Batch
     from .store.interface import Reader as Reader
-    from .store.interface import Store as Store
     from .store.interface import View as View
     from .store.interface import Writer as Writer
     from .store.watch import Watch as Watch
+    from .store_interface import Store as Store
 
     __version__: str
 
@@ -185,7 +185,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     ),
     "store.events": ("Event",),
     "store.watch": ("Watch",),
-    "store.interface": ("Batch", "Reader", "Store", "View", "Writer"),
+    "store.interface": ("Batch", "Reader", "View", "Writer"),
+    "store_interface": ("Store",),
 }
 _HOME: dict[str, str] = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -35,7 +35,7 @@ from warren_raft.aio.leading import AsyncLead
 from warren_raft.aio.waiting import wait_for
 from warren_raft.leadership.lead import Lead
 from warren_raft.manager import session
-from warren_raft.store.interface import Store
+from warren_raft.store.interface import BaseStore
 from warren_raft.support import handover
 from warren_raft.support.handover import Landing, hand_over
 from warren_raft.support.waiting import Bell
@@ -746,4 +746,4 @@ def test_the_face_for_asyncio_is_that_of_the_store() -> None:
     writer = {name for name in dir(wr.Writer) if not name.startswith("_")}
     assert names >= writer
     assert names - writer == {"barrier", "close", "leading", "snapshot", "wait_leader", "wait_ready", "watch"}
-    assert issubclass(wr.LocalStore, Store)
+    assert issubclass(wr.LocalStore, BaseStore)

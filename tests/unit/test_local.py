@@ -6,6 +6,7 @@ no part in it. (The meaning of each operation is tested by tests/model.)
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -614,3 +615,54 @@ def test_a_disk_that_breaks_when_it_is_nearly_full_ends_writing_too(
     assert [node.id for node in store.list_nodes()] == ["first", "n-0"]
     with pytest.raises(StorageFailed):
         store.delete_node("first")
+
+
+# The surface of a manager ---------------------------------------------------------------------------------------------
+
+
+def test_it_answers_like_a_manager_that_leads(store: LocalStore) -> None:
+    store.create_node(Node(id="n"))
+    store.wait_ready(0)
+    assert (store.is_ready, store.is_leader, store.leader, store.wait_leader(0)) == (True, True, "local", "local")
+    assert (store.waiting_for, store.alarms, store.failure, store.wait_failed(0)) == ("", (), None, False)
+    store.reload_certificate()
+    status = store.status()
+    assert (status.verdict.state, status.role, status.leader, status.term) == ("healthy", "leader", "local", 1)
+    assert (status.revision, status.counts["nodes"], status.has_quorum) == (store.barrier(), 1, True)
+    assert json.loads(json.dumps(status.to_json()))["verdict"]["text"] == "one process without a cluster"
+    assert [(member.id, member.leader) for member in store.members()] == [("local", True)]
+
+
+def test_it_has_no_members_but_itself(store: LocalStore) -> None:
+    store.remove_member("m2")
+    assert store.transfer_leadership("local") == "local"
+    for change in (
+        lambda: store.add_member("m2", "127.0.0.1:1"),
+        lambda: store.update_member("local", "127.0.0.1:1"),
+        lambda: store.remove_member("local"),
+        store.transfer_leadership,
+    ):
+        with pytest.raises(RefusedForSafety, match="one process without a cluster"):
+            change()
+    store.close()
+    for call in (store.status, store.members, store.wait_ready, store.transfer_leadership):
+        with pytest.raises(Closed):
+            call()
+    assert (store.is_ready, store.leader, store.wait_failed(), store.alarms) == (False, None, False, ())
+
+
+def test_a_store_that_has_failed_leads_no_longer(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise StorageFailed("state", "input/output error", 5)
+
+    with store.leading() as lead, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.wait_failed, DEADLINE)
+        monkeypatch.setattr(StateMachine, "apply", broken)
+        with pytest.raises(StorageFailed):
+            lead.create_node(Node(id="n"))
+        assert waiting.result(DEADLINE)
+        assert (lead.wait_over(DEADLINE), store.is_leader, store.is_ready, store.leader) == (True, False, False, None)
+    with pytest.raises(StorageFailed):
+        store.wait_ready()
+    status = store.status()
+    assert (status.verdict.state, status.failure, status.has_quorum) == ("degraded", str(store.failure), False)

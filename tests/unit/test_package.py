@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import warren_raft
+from warren_raft.store.interface import BaseStore
 
 HEAVY = {
     "asyncio",
@@ -125,20 +126,31 @@ def test_every_package_is_installed() -> None:
     assert set(settings["tool"]["setuptools"]["packages"]) == there
 
 
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
 def test_the_public_face_of_the_stores_is_what_the_contract_names() -> None:
     """Hooks for tests, for the simulation and for other parts of a manager are not on it."""
-    of_every_store = {name for name in dir(warren_raft.Store) if not name.startswith("_")}
-    own = {
-        kind.__name__: {name for name in dir(kind) if not name.startswith("_")} - of_every_store
-        for kind in (warren_raft.ReplicatedStore, warren_raft.LocalStore)
-    }
-    assert own == {
-        "ReplicatedStore": {
-            *("wait_ready", "wait_leader", "wait_failed", "failure", "is_ready", "waiting_for", "waits"),
-            *("aio", "leading", "run_while_leading"),
-            *("is_leader", "leader", "on_leadership", "barrier", "status", "alarms", "reload_certificate", "snapshot"),
-            *("members", "add_member", "update_member", "remove_member", "transfer_leadership"),
-        },
-        "LocalStore": {"aio", "snapshot", "is_leader", "leading", "run_while_leading", "on_leadership", "barrier"},
+    assert public(warren_raft.Store) - public(BaseStore) == {
+        *("wait_ready", "wait_leader", "wait_failed", "failure", "is_ready", "waiting_for", "status", "alarms"),
+        *("aio", "leading", "run_while_leading", "is_leader", "leader", "on_leadership", "barrier"),
+        *("members", "add_member", "update_member", "remove_member", "transfer_leadership"),
+        *("reload_certificate", "snapshot"),
     }
     assert list(inspect.signature(warren_raft.ReplicatedStore).parameters) == ["config"]
+
+
+@pytest.mark.parametrize(("kind", "old_names"), [("ReplicatedStore", {"waits"}), ("LocalStore", set())])
+def test_each_store_has_the_same_surface(kind: str, old_names: set[str]) -> None:
+    """A program that is typed with `Store` runs with a manager, and in its tests with a LocalStore. A new public method
+    belongs into store_interface.py, and into both."""
+    store = getattr(warren_raft, kind)
+    assert public(store) - public(warren_raft.Store) == old_names
+    assert not inspect.isabstract(store)
+    for name in public(warren_raft.Store):
+        general, own = (inspect.getattr_static(each, name) for each in (warren_raft.Store, store))
+        assert type(own) is type(general), name
+        if inspect.isfunction(general):
+            assert inspect.signature(own) == inspect.signature(general), name
+        assert inspect.getdoc(own), name

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests import typed_use
-from warren_raft import AsyncBatch, AsyncLead, AsyncStore, Batch, LocalStore, Node, ReplicatedStore, Store, View
+from warren_raft import AsyncBatch, AsyncLead, AsyncStore, Batch, LocalStore, Node, ReplicatedStore, Store, View, Writer
 from warren_raft.store.command import Operation
 from warren_raft.store.writing import WriteMethods
 
@@ -76,7 +76,7 @@ def test_help_shows_the_types_that_mypy_sees(argument: str, name: str) -> None:
 
 @pytest.mark.parametrize("cls", [Store, LocalStore, ReplicatedStore])
 def test_help_of_a_stores_write(cls: type[Store]) -> None:
-    for name in methods_of(Store):
+    for name in methods_of(Writer):
         if name.startswith(WRITES):
             shown = str(inspect.signature(getattr(cls, name)))
             begin, end = "if_revision: 'int | None' = None, ", "timeout: float | None = None, "
@@ -89,7 +89,7 @@ def test_help_of_a_stores_write(cls: type[Store]) -> None:
 
 @pytest.mark.parametrize("cls", [AsyncStore, AsyncLead])
 def test_help_of_a_write_to_await(cls: type) -> None:
-    for name in methods_of(Store):
+    for name in methods_of(Writer):
         if name.startswith(WRITES):
             shown = str(inspect.signature(getattr(cls, name)))
             assert shown.endswith(

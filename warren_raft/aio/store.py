@@ -20,7 +20,7 @@ from warren_raft.aio.writing import AsyncWriter
 from warren_raft.errors import Unavailable
 from warren_raft.leadership.lead import Leading
 from warren_raft.snapshots.file import SnapshotInfo
-from warren_raft.store.interface import Store
+from warren_raft.store.interface import BaseStore
 from warren_raft.support.handover import Begun, Landing
 from warren_raft.support.waiting import Wait
 
@@ -57,7 +57,7 @@ class AsyncStore(AsyncWriter):
 
     __slots__ = ("_calls", "_store")
 
-    def __init__(self, store: Store, calls: Calls) -> None:
+    def __init__(self, store: BaseStore, calls: Calls) -> None:
         """`calls` is the same store."""
         super().__init__(store)
         self._store = store

@@ -66,6 +66,11 @@ class GroupCommit:
         """Whether every request that this thread has made is decided."""
         return not self._queue and not self._is_committing  # in this order: see _commit_group
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their commit to begin."""
+        return len(self._queue)
+
     def run(self, data: bytes, timeout: float) -> int:
         """Commit `data` and return its answer, within `timeout` seconds.
 

@@ -17,10 +17,9 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
-from warren_raft.aio.store import AsyncStore
-from warren_raft.alarms import Alarms
+from warren_raft.alarms import Alarm, Alarms
 from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import (
@@ -39,6 +38,8 @@ from warren_raft.leadership.callbacks import Callback, Leadership
 from warren_raft.leadership.lead import Lead, Leading
 from warren_raft.local.group_commit import GroupCommit, Outcome
 from warren_raft.local.heartbeats import LocalHeartbeats
+from warren_raft.local.status import LEADING_TERM, LOCAL_ID, members_of, status_of
+from warren_raft.results import MemberStatus, Status
 from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import (
@@ -52,9 +53,9 @@ from warren_raft.store.command import (
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
 from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.store.generations import StateDirectory
-from warren_raft.store.interface import Store
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
 from warren_raft.store.request_memory import RequestMemory
+from warren_raft.store_interface import Store
 from warren_raft.support import forking, timeouts
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.handover import Begun, Landing, Passed
@@ -77,12 +78,7 @@ JOIN_SECONDS: Final = 1.0
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 """How much is written between two measurements of the state (20 µs each). The limit of the state is gigabytes."""
 
-LEADING_TERM: Final = 1
-"""The term in which a LocalStore leads. Its entries are of term 0, as no manager's are, and its commands have no
-fence."""
-
-LOCAL_ID: Final = "local"
-"""The leader of a LocalStore, as `aio.wait_leader` names it."""
+ALONE: Final = "a LocalStore is one process without a cluster: open the directory of a manager with ReplicatedStore"
 
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes checks whether its directory is still in its place."""
@@ -122,13 +118,16 @@ class LocalStore(Store):
             timeouts.seconds(request_memory_seconds, math.inf), lambda: self._machine.applied_index
         )
         self._look_at = self._renew_at = 0.0
-        self._foreign_readers: Final = ForeignReaders(Alarms("local"))
+        self._alarms: Final = Alarms(LOCAL_ID)
+        self._foreign_readers: Final = ForeignReaders(self._alarms)
         self._failure: WarrenError | None = None
         self._close_error: BaseException | None = None
         self._why_closed: tuple[str, ...] = ()
         self._ended = False
         """Whether closing is over."""
         self._is_closing = False
+        self._term = LEADING_TERM
+        """warren_raft.testing makes it larger, so that leads are over."""
         self._closers: Final[dict[threading.Thread, None]] = {}
         """The threads that wait for the end."""
         self._changed = Bell()
@@ -217,12 +216,89 @@ class LocalStore(Store):
 
         return Wait(self._changed, looked, timeouts.deadline(timeout), Closed)
 
+    # As of a manager -----------------------------------------------------------------------------------------------
+
+    def wait_failed(self, timeout: float | None = None) -> bool:
+        """Wait until this store has stopped by itself: True, and `failure` says why. False at the timeout or at
+        `close`."""
+        self._changed.wait_for(lambda: self._failure is not None or self._has_ended, timeouts.deadline(timeout))
+        return self._failure is not None
+
+    @property
+    def failure(self) -> WarrenError | None:
+        """Why this store writes nothing any more, such as a disk that fails; None if it has not failed. Reads go on,
+        and each write raises this error."""
+        return self._failure
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the store is open and has not failed."""
+        return self._leads
+
+    @property
+    def waiting_for(self) -> str:
+        """Always empty: there are no members to wait for."""
+        return ""
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """The conditions that need an operator and last now: `reader-holds-pages` (docs/alarms.md). They are looked
+        for while the store writes."""
+        return self._alarms.active
+
+    def status(self) -> Status:
+        """The status of a manager, for this store: the id is "local", and there are no log and no snapshots of its own.
+        Raises Closed."""
+        self._attached()
+        pending, alarms = self._commits.waiting, self._alarms.active
+        return status_of(self._machine, self._term, pending_writes=pending, alarms=alarms, failure=self._failure)
+
+    def reload_certificate(self) -> None:
+        """Does nothing: this store has no links, and so no certificate."""
+
+    def members(self) -> tuple[MemberStatus, ...]:
+        """This store alone, with the id "local" and without an address. Raises Closed."""
+        self._attached()
+        return members_of(self._machine, self._failure)
+
+    def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        """Raises RefusedForSafety: this store has no cluster."""
+        self._refuse()
+
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
+        """Raises RefusedForSafety: this store has no cluster."""
+        self._refuse()
+
+    def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        """Raises RefusedForSafety for this store itself ("local"). Removing another id does nothing, as on a
+        manager."""
+        self._require_open()
+        if id == LOCAL_ID:
+            self._refuse()
+
+    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
+        """Returns "local" if this id is asked for, because it leads. Raises RefusedForSafety otherwise: there is no
+        other member."""
+        self._require_open()
+        if id != LOCAL_ID:
+            self._refuse()
+        return LOCAL_ID
+
+    def _refuse(self) -> NoReturn:
+        self._require_open()
+        raise RefusedForSafety(ALONE)
+
     # Leadership --------------------------------------------------------------------------------------------------
 
     @property
     def is_leader(self) -> bool:
-        """True while the store is open: it leads, in term 1."""
-        return not self._has_ended
+        """True while the store is open and has not failed: it leads, in term 1."""
+        return self._leads
+
+    @property
+    def leader(self) -> str | None:
+        """ "local" while the store is open and has not failed."""
+        return LOCAL_ID if self._leads else None
 
     def on_leadership(self, callback: Callback) -> Callable[[], None]:
         """Call `callback(True, 1)` once, and `callback(False, 1)` when the store closes, in a thread of its own. See
@@ -245,17 +321,21 @@ class LocalStore(Store):
     def _has_ended(self) -> bool:
         return self._is_closing or self._ended
 
+    @property
+    def _leads(self) -> bool:
+        return not self._has_ended and self._failure is None
+
     def _require_open(self) -> None:
-        """Raises Closed."""
+        """Raises Closed, and the failure of a store that has failed."""
         if self._has_ended or self._attached().is_parents:
             raise Closed(*self._why_closed)
+        self._require_sound()
+
+    def _require_sound(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # otherwise the error would collect a traceback for each call
 
     # Writing -----------------------------------------------------------------------------------------------------
-
-    @property
-    def aio(self) -> AsyncStore:
-        """This store for asyncio: `await store.aio.create_node(node)`. Nothing in it blocks the loop."""
-        return AsyncStore(self, self)
 
     @property
     def _default_timeout_seconds(self) -> float:
@@ -290,8 +370,7 @@ class LocalStore(Store):
         """The command of these operations. Raises the errors that a store has before it sends anything."""
         if self._attached().is_parents:
             raise Closed(forking.PARENTS)
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)  # otherwise the error would collect a traceback for each call
+        self._require_sound()
         if any(operation.verb == PUT for operation in operations):
             self._room.require()
         forget_below = self._request_memory.forget_below() if request_key else 0
@@ -315,6 +394,7 @@ class LocalStore(Store):
             _drop_tracebacks(error)
             if not isinstance(error, StorageFull):
                 self._failure = error  # the file, or this program, cannot be relied on: no further write
+                self._changed.ring()
             return [error] * len(requests)
 
     def _applied(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
@@ -440,6 +520,7 @@ class LocalStore(Store):
             self._close_error = error
         finally:
             self._ended = True
+            self._alarms.end()
             self._changed.ring()
             self._own.stop()
 
@@ -461,20 +542,20 @@ class LocalStore(Store):
 
 
 class _Standing:
-    """The leadership of a LocalStore: it leads in term 1 until it closes. For any thread."""
+    """The leadership of a LocalStore: it leads in term 1 until it closes or fails. For any thread."""
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
         self.bell: Final = store._changed
 
     def leading_term(self) -> int | None:
-        return None if self._store._has_ended else LEADING_TERM
+        return self._store._term if self._store._leads else None
 
     def term(self) -> int:
-        return LEADING_TERM
+        return self._store._term
 
     def is_over(self) -> bool:
-        return self._store._has_ended
+        return not self._store._leads
 
     def require(self) -> None:
         self._store._require_open()

@@ -7,7 +7,7 @@ Invariant: nothing in here waits for anything, so that the status of a manager w
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -29,8 +29,6 @@ from warren_raft.results import (
     Verdict,
 )
 from warren_raft.snapshots.directory import Snapshot
-from warren_raft.store.database import Database
-from warren_raft.store.tables import KINDS
 
 _UNJUDGED: Final = Verdict(state="degraded", text="", tolerates_failures=0)
 
@@ -50,6 +48,8 @@ def status_of(
     """
     machine, log = opened.machine, opened.log
     database = machine.database
+    with database.read() as transaction:
+        counts = transaction.counts()
     status = Status(
         verdict=_UNJUDGED,
         node_id=opened.config.node_id,
@@ -68,7 +68,7 @@ def status_of(
         links="plaintext" if certificate is None else "tls",
         certificate=certificate,
         members=members_of(engine, machine, opened.config.node_id, alarms),
-        counts=_counts(database),
+        counts=counts,
         db_size_bytes=database.file_size_bytes(),
         log_entries=log.entry_count,
         log_bytes=log.size_bytes,
@@ -82,11 +82,6 @@ def status_of(
         failure=None if failure is None else str(failure),
     )
     return replace(status, verdict=verdict_of(status))
-
-
-def _counts(database: Database) -> Mapping[str, int]:
-    with database.read() as view:
-        return {kind.plural: view.count(kind) for kind in KINDS if kind.entity is not None}
 
 
 def members_of(

@@ -1,4 +1,4 @@
-"""The interface that every store has for its users: all reads, all writes, and `close`.
+"""The part of a store that is about its entities: all reads, all writes, heartbeats, and `close`.
 
 The reads are in reading.py, the writes in writing.py. Each store adds where its database is and how a command is done.
 Invariant: a closed store answers no call, and a store in a forked child process answers no call.
@@ -17,10 +17,10 @@ from warren_raft.support import timeouts
 if TYPE_CHECKING:
     from warren_raft.store.database import Database
 
-__all__ = ["Batch", "Reader", "Store", "View", "Writer"]
+__all__ = ["BaseStore", "Batch", "Reader", "View", "Writer"]
 
 
-class Store(Reader, Writer):
+class BaseStore(Reader, Writer):
     """A store of any kind. Thread-safe. Use it with `with`, or call `close()`.
 
     For authors of a subclass: set `_database` once it is open. Set it to the new database when the generation changes

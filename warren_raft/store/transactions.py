@@ -213,6 +213,10 @@ class Transaction:
         """How many entities of a kind there are."""
         return self._txn.stat(self.database.tables[kind.number].handle)["entries"]
 
+    def counts(self) -> dict[str, int]:
+        """How many entities of each kind there are, by the plural of the kind."""
+        return {kind.plural: self.count(kind) for kind in KINDS if kind.entity is not None}
+
     # ---- meta, sessions, history
 
     def fetch(self, space: Space, key: bytes) -> bytes | None:
