@@ -69,7 +69,8 @@ def per_thousand(found: Counter[str]) -> dict[str, float]:
 
 def files() -> list[Path]:
     """All files with prose, in the order of their paths."""
-    found = [path for pattern in ("*.md", "docs/*.md", "warren_raft/**/*.md") for path in ROOT.glob(pattern)]
+    pages = ("*.md", "docs/*.md", "warren_raft/**/*.md", "examples/**/*.md")
+    found = [path for pattern in pages for path in ROOT.glob(pattern)]
     for folder in ("warren_raft", "cli", "tests", "benchmarks", "examples"):
         found += (ROOT / folder).rglob("*.py")
     return sorted(path for path in found if path != Path(__file__))

@@ -280,7 +280,8 @@ class Reader(ReadMethods):
 
         `kinds`: only these, such as {"service", "node"}. `service`, `node`: only containers of this service (its id),
         or on this node; a container that ceases to belong to it is told by `left`. `ids`: only these entities.
-        `bookmark_seconds`: when nothing else came for so long, an event `bookmark` says how far the watch is.
+        `bookmark_seconds`: if the state has changed and no event came for so long, an event `bookmark` says how far the
+        watch is. While the state does not change, none comes: it is not a sign of life.
 
         A `since` that this store has not reached yet, because another manager gave it, is waited for. Events are of the
         state of this store: a follower that is cut off from the leader gives none. Raises InvalidEntity for an argument

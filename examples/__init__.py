@@ -1,0 +1,1 @@
+"""Programs that embed a store, as models for your own."""

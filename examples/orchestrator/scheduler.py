@@ -1,0 +1,40 @@
+"""The scheduler: each container without a node gets the ready node with the fewest containers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+import warren_raft as wr
+
+
+def choose(containers: Iterable[wr.Container], nodes: Iterable[wr.Node]) -> list[tuple[wr.Container, wr.Node]]:
+    """Each waiting container and its node. Nothing but the arguments decides, so it is easy to test."""
+    ready = [node for node in nodes if node.status == wr.NodeStatus.READY]
+    load = Counter(container.node_id for container in containers)
+    chosen = []
+    for container in containers:
+        is_waiting = not container.node_id and container.desired_state == wr.ContainerState.RUNNING
+        if is_waiting and ready:
+            node = min(ready, key=lambda node: load[node.id])
+            load[node.id] += 1
+            chosen.append((container, node))
+    return chosen
+
+
+async def schedule(store: wr.ReplicatedStore, lead: wr.AsyncLead) -> None:
+    """One pass. The fence of `lead` keeps other schedulers out; the conditions are for everybody else who writes."""
+    with store.read() as view:  # one moment of the state; closed before the first await
+        chosen = choose(view.list_containers(), view.list_nodes())
+    if not chosen:
+        return
+    with suppress(wr.RevisionConflict):  # something changed meanwhile; that change has woken the next pass
+        async with lead.batch() as batch:
+            for node in {node.id: node for _, node in chosen}.values():
+                # Without this, a container could be placed on a node that has just gone down.
+                batch.require("node", node.id, node.revision)
+            for container, node in chosen:
+                # Without if_revision, a container that was deleted a moment ago would be created again.
+                batch.update_container(replace(container, node_id=node.id), if_revision=container.revision)

@@ -1,0 +1,233 @@
+"""The decisions of the orchestrator of examples/, without processes: what its users would test in theirs.
+
+The promises: an update never has more containers than it may have, nor fewer running than it must have; a decision that
+is out of date changes nothing; a watch over HTTP begins with the present state and can be resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+import warren_raft as wr
+from examples.orchestrator import api, reconciler, scheduler
+from warren_raft import ContainerState, NodeStatus
+
+WAIT_SECONDS = 60.0
+
+
+class World:
+    """Containers by id, two nodes, and one service; its workers do as they are told when the test says so."""
+
+    def __init__(self, service: wr.Service) -> None:
+        self.service = service
+        self.containers: dict[str, wr.Container] = {}
+        self.nodes = {id_: wr.Node(id=id_, status=NodeStatus.READY) for id_ in ("a", "b")}
+        self._names = itertools.count()
+
+    def in_order(self) -> list[wr.Container]:
+        return [self.containers[id_] for id_ in sorted(self.containers)]
+
+    def running(self) -> int:
+        return sum(
+            each.desired_state == each.actual_state == ContainerState.RUNNING
+            and self.nodes[each.node_id].status != NodeStatus.DOWN
+            for each in self.containers.values()
+        )
+
+    def step(self) -> bool:
+        """One pass of the reconciler, and one of the scheduler. Whether there was anything to do."""
+        update = self.service.update_config or wr.UpdateConfig()
+        at_once = max(update.parallelism, 1)
+        surge = min(update.max_surge, at_once)
+        must_run = min(self.running(), self.service.replicas - (at_once - surge))
+        most = max(len(self.containers), self.service.replicas + surge)
+        step = reconciler.plan(self.service, self.in_order(), self.nodes)
+        for each in step.remove:
+            del self.containers[each.id]
+        for each in step.stop:
+            self.containers[each.id] = replace(each, desired_state=ContainerState.SHUTDOWN)
+        for _ in range(step.create):
+            id_ = f"c{next(self._names):04}"
+            self.containers[id_] = replace(reconciler._new_container(self.service), id=id_)
+        assert len(self.containers) <= most
+        assert self.running() >= must_run
+        placed = scheduler.choose(self.in_order(), self.nodes.values())
+        for container, node in placed:
+            self.containers[container.id] = replace(container, node_id=node.id)
+        return bool(step.create or step.stop or step.remove or placed)
+
+    def report(self, number: int) -> bool:
+        """A worker brings one container to its wanted state. Whether that is news."""
+        if not self.containers:
+            return False
+        container = self.in_order()[number % len(self.containers)]
+        if not container.node_id or container.actual_state == container.desired_state:
+            return False
+        self.containers[container.id] = replace(container, actual_state=container.desired_state)
+        return True
+
+    def settle(self) -> None:
+        for _ in range(200):
+            reported = [self.report(number) for number in range(len(self.containers))]
+            if not self.step() and not any(reported):
+                return
+        raise AssertionError("it does not come to rest")
+
+
+SERVICES = st.builds(
+    wr.Service,
+    id=st.just("s"),
+    image=st.sampled_from(["one", "two"]),
+    replicas=st.integers(0, 5),
+    update_config=st.none() | st.builds(wr.UpdateConfig, parallelism=st.integers(0, 3), max_surge=st.integers(0, 3)),
+)
+NODES = st.tuples(st.sampled_from("ab"), st.sampled_from(NodeStatus))
+
+
+@given(SERVICES, st.lists(st.just("step") | st.integers(0, 9) | SERVICES | NODES, max_size=30))
+def test_an_update_stays_within_its_bounds_and_ends(service: wr.Service, happenings: list[Any]) -> None:
+    world = World(service)
+    for each in happenings:
+        if each == "step":
+            world.step()
+        elif isinstance(each, int):
+            world.report(each)
+        elif isinstance(each, wr.Service):
+            world.service = each
+        else:
+            world.nodes[each[0]] = replace(world.nodes[each[0]], status=each[1])
+    world.nodes = {id_: replace(node, status=NodeStatus.READY) for id_, node in world.nodes.items()}
+    world.settle()
+    assert [each.image for each in world.in_order()] == [world.service.image] * world.service.replicas
+    assert world.running() == world.service.replicas
+
+
+def test_containers_are_spread_over_the_ready_nodes() -> None:
+    nodes = [
+        wr.Node(id="a", status=NodeStatus.READY),
+        wr.Node(id="b", status=NodeStatus.DOWN),
+        wr.Node(id="c", status=NodeStatus.READY),
+    ]
+    containers = [wr.Container(id=str(n), desired_state=ContainerState.RUNNING) for n in range(4)]
+    assert [node.id for _, node in scheduler.choose(containers, nodes)] == ["a", "c", "a", "c"]
+    assert scheduler.choose(containers, nodes[1:2]) == []
+
+
+# On a store, which takes the place of a cluster -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with wr.LocalStore(tmp_path / "state") as store:
+        store.create_service(wr.Service(id="web", name="web", image="web:1", replicas=2))
+        store.create_node(wr.Node(id="a", status=NodeStatus.READY))
+        yield store
+
+
+async def passes(store: Any, *do: Callable[[Any, wr.AsyncLead], Awaitable[None]]) -> None:
+    async with store.aio.leading() as lead:
+        for each in do:
+            await each(store, lead)
+
+
+def test_a_service_that_was_deleted_meanwhile_gets_no_containers(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = reconciler.plans
+
+    def decided_too_early(view: wr.View) -> list[reconciler.Plan]:
+        found = decided(view)
+        store.delete_service("web")
+        return found
+
+    monkeypatch.setattr(reconciler, "plans", decided_too_early)
+    asyncio.run(passes(store, reconciler.reconcile))
+    assert store.list_containers() == []
+
+
+def test_a_node_that_went_down_meanwhile_gets_no_containers(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(passes(store, reconciler.reconcile))
+    chosen = scheduler.choose
+
+    def chosen_too_early(*arguments: Any) -> list[tuple[wr.Container, wr.Node]]:
+        found = chosen(*arguments)
+        store.modify(wr.Node, "a", lambda node: replace(node, status=NodeStatus.DOWN))
+        return found
+
+    monkeypatch.setattr(scheduler, "choose", chosen_too_early)
+    asyncio.run(passes(store, scheduler.schedule))
+    assert [each.node_id for each in store.list_containers()] == ["", ""]
+
+
+def test_containers_without_a_service_are_removed(store: Any) -> None:
+    asyncio.run(passes(store, reconciler.reconcile, scheduler.schedule))
+    assert [each.node_id for each in store.list_containers_by_service("web")] == ["a", "a"]
+    store.delete_service("web")  # without its containers
+    asyncio.run(passes(store, reconciler.reconcile))
+    assert store.list_containers() == []
+
+
+def test_the_api_answers_with_the_error_of_the_store(store: Any) -> None:
+    async def ask() -> list[tuple[int, Any]]:
+        async with TestClient(TestServer(api.Api(store).application())) as client:
+            requests = [
+                client.get("/services/nothing"),
+                client.put("/services/web?if_revision=7", json={"name": "web"}),
+                client.put("/services/web", json={"replicas": "two"}),
+                client.put("/services/web", data="{"),
+                client.patch("/services/web", json={"replicas": 3}),
+                client.put("/containers/c/state", json={"node": "b", "state": "running"}),
+                client.put("/containers/c/state", json={"node": "a", "state": "flying"}),
+                client.put("/containers/c/state", json={"node": "a", "state": "running"}),
+                client.put("/nodes/a"),
+            ]
+            answers = [await each for each in requests]
+            return [(each.status, await each.text()) for each in answers]
+
+    store.create_container(wr.Container(id="c", service_id="web", node_id="a"))
+    answers = asyncio.run(ask())
+    assert [status for status, _ in answers] == [404, 409, 400, 400, 200, 409, 400, 200, 200]
+    assert json.loads(answers[0][1]) == {"error": "NotFound", "text": "no service 'nothing'"}
+    assert "replicas" in json.loads(answers[2][1])["text"]
+    assert (store.get_service("web").image, store.get_service("web").replicas) == ("web:1", 3)
+    assert store.get_container("c").actual_state == ContainerState.RUNNING
+    assert store.get_node("a").status == NodeStatus.READY
+
+
+def test_a_watch_begins_with_the_present_state_says_that_it_lives_and_is_resumed(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "QUIET_SECONDS", 0.05)
+
+    async def lines(client: TestClient[Any, Any], path: str, count: int) -> list[list[Any]]:
+        async with client.get(path) as stream:
+            events = [json.loads(await stream.content.readline()) for _ in range(count)]
+        return [[each["revision"], each["operation"], each["id"]] for each in events]
+
+    async def ask() -> list[list[list[Any]]]:
+        async with TestClient(TestServer(api.Api(store).application())) as client, asyncio.timeout(WAIT_SECONDS):
+            return [
+                await lines(client, "/watch?node=a", 4),
+                await lines(client, "/watch?kind=node&kind=service", 3),
+                await lines(client, "/watch?kind=service&since=0", 1),
+                await lines(client, "/watch?node=a&since=2", 2),
+            ]
+
+    store.create_container(wr.Container(id="c", service_id="web", node_id="a"))
+    store.update_container(wr.Container(id="c", service_id="web", node_id="b"))
+    store.create_container(wr.Container(id="d", service_id="web", node_id="a"))
+    assert asyncio.run(ask()) == [
+        [[5, "put", "d"], [5, "bookmark", ""], [5, "bookmark", ""], [5, "bookmark", ""]],
+        [[2, "put", "a"], [1, "put", "web"], [5, "bookmark", ""]],
+        [[1, "put", "web"]],
+        [[3, "put", "c"], [4, "left", "c"]],
+    ]
