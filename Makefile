@@ -1,8 +1,8 @@
 # The commands of a contributor. CONTRIBUTING.md explains them; each target calls a script that also runs by itself.
-.PHONY: help test fast lint format sim bench docs
+.PHONY: help test fast lint format sim bench docs docs-site
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 # A third of the time these tests wait for a disk or a process: one more at a time than there are processors.
 fast: ## unit and model tests without the slow ones: the loop while you work
@@ -25,3 +25,6 @@ bench: ## all figures beside etcd, LMDB and the disk: a quarter of an hour
 
 docs: ## the tests of README and docs
 	scripts/test.sh -q -m docs
+
+docs-site: ## the documentation as a site, in site/
+	scripts/docs.sh

@@ -1,0 +1,29 @@
+"""The promise: each page of the documentation has a place on the site, and the site has no place for other pages.
+
+Building the site (scripts/docs.sh) checks the same and all links, but needs packages that these tests do without.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from tests.prose import ROOT, files
+
+CONF = ROOT / "docs/site/conf.py"
+
+
+def families() -> dict[str, tuple[str, ...]]:
+    """The pages in the order of the site, by family."""
+    for node in ast.parse(CONF.read_text()).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "FAMILIES":
+            assert node.value is not None
+            found: dict[str, tuple[str, ...]] = ast.literal_eval(node.value)
+            return found
+    raise AssertionError(f"{CONF} has no FAMILIES")
+
+
+def test_each_page_is_in_one_family_of_the_site() -> None:
+    """If this fails for a new page: add it to FAMILIES of docs/site/conf.py."""
+    placed = [page.rpartition("<")[2].rstrip(">") + ".md" for pages in families().values() for page in pages]
+    pages = {str(path.relative_to(ROOT)) for path in files() if path.suffix == ".md"}
+    assert sorted(["README.md", *placed]) == sorted(pages)
