@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from tests.busy_machine import in_time
 from tests.cluster.checkers import State, check, check_linearizability
 from tests.cluster.history import History
 from tests.cluster.network import Network
+from warren_raft.testing.ports import free_ports
 
 T = TypeVar("T")
 
@@ -43,8 +43,6 @@ POLL_SECONDS: Final = 0.02
 CALL_SECONDS: Final = 40.0
 WRITE_SECONDS: Final = 30.0
 """The deadline of a write of a test that gives none."""
-PORTS: Final = range(10_000, 32_000)
-"""Below the ports that Linux gives to outgoing connections, so that a port stays free while its manager is down."""
 LOG_SHOWN: Final = 25
 SNAPSHOT_AFTER_BYTES: Final = 24 * 1024
 """Some hundred writes of a test's load: a second or two."""
@@ -71,18 +69,6 @@ class ManagerError(Exception):
 
 class ManagerDied(Exception):
     """The process ended before it answered."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which no program listens, and which the kernel does not give to other programs."""
-    found: list[int] = []
-    draw = random.SystemRandom()
-    while len(found) < count:
-        port = draw.choice(PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-    return list(dict.fromkeys(found)) if len(set(found)) == count else free_ports(count)
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = WAIT_SECONDS) -> T:

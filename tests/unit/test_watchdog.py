@@ -296,7 +296,7 @@ def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) ->
     handler = HangingHandler(let_go)
     logging.getLogger("warren_raft").addHandler(handler)
     try:
-        store._parts.driver._call(logging.getLogger("warren_raft.driver").warning, "a line")
+        store._parts.driver.call(logging.getLogger("warren_raft.driver").warning, "a line")
         assert handler.hangs.wait(DEADLINE)
         lose_patience(store)
         assert store.wait_failed(DEADLINE)
@@ -328,7 +328,7 @@ def test_a_raft_thread_that_is_thrown_out_of_its_loop_ends_the_manager(
 
     monkeypatch.setattr(Driver, "_shut_down", counted)
     store = opened(tmp_path)
-    store._parts.driver._call(leave)
+    store._parts.driver.call(leave)
     assert store.wait_failed(DEADLINE)
     assert "SystemExit" in str(store.failure)
     with pytest.raises(wr.Closed):

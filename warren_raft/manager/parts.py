@@ -40,6 +40,7 @@ from warren_raft.manager.session import Call, Writes
 from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
+from warren_raft.raft.links.transport import Transport
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import forking
 from warren_raft.support.deliveries import Deliveries
@@ -70,7 +71,7 @@ class Parts:
     """`open` once; then the attributes are there. `close` from any thread, in signal handlers and in callbacks.
 
     `files`: every change of the data directory goes through this object, except the lock, the certificates and LMDB's
-    own. None: the files of the operating system.
+    own. None: the files of the operating system. `make_transport`: see Driver.
     """
 
     opened: OpenedDirectory
@@ -85,9 +86,12 @@ class Parts:
     _housekeeping: Housekeeping
     _version: str
 
-    def __init__(self, config: Config, *, files: Files | None = None) -> None:
+    def __init__(
+        self, config: Config, *, files: Files | None = None, make_transport: Callable[..., Transport] = Transport
+    ) -> None:
         self.config: Final = config
         self._files = files
+        self._make_transport = make_transport
         self.alarms: Final = Alarms(config.node_id)
         self.life: Final = Lifetime(self.alarms)
         self.certificate: Final = OwnCertificate(config, self.alarms)
@@ -155,6 +159,7 @@ class Parts:
             make_engine=partial(self.opened.make_engine, identity=identity),
             on_change=life.changed.ring,
             on_failure=life.fail,
+            make_transport=self._make_transport,
         )
         self.hub = Hub(life.require_database, self._why_no_changes, ring_by=self._ring_by)
         node_id, seconds = config.node_id, config.write_timeout_seconds
@@ -361,7 +366,7 @@ class Parts:
         hanging = [thread.name for thread in threads if thread is not None and thread.is_alive()]
         if not hanging:
             try:
-                self.opened.close(failed=self.life.failure is not None)
+                self._close_opened()
             finally:
                 RESERVE.close()
             return
@@ -372,6 +377,9 @@ class Parts:
             "the data directory stays in use until this process ends",
             thread=", ".join(hanging),
         )
+
+    def _close_opened(self) -> None:
+        self.opened.close(failed=self.life.failure is not None)
 
     def _say(self, level: int, what: str, text: object, **keys: str | float) -> None:
         """Log near the end: another thread does it, because a log handler with a full pipe may never return."""

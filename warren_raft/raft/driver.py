@@ -113,7 +113,9 @@ class Driver(Generic[W]):
         make_engine: Callable[[float], Engine],
         on_change: Callable[[], None],
         on_failure: Callable[[WarrenError], None],
+        make_transport: Callable[..., Transport] = Transport,
     ) -> None:
+        """`make_transport` makes the links, of the arguments of Transport. warren_raft.testing makes others."""
         self._listen = listen
         self._node_id = node_id
         self._log = log
@@ -121,6 +123,7 @@ class Driver(Generic[W]):
         self._writes = writes
         self._on_change = on_change
         self._on_failure = on_failure
+        self._make_transport = make_transport
         self.stamps: Stamps | None = None
         """Set, from any thread: the points that a write passes are stamped. None: they are not, at no cost."""
         self.on_applied: Callable[[], None] | None = None
@@ -158,7 +161,7 @@ class Driver(Generic[W]):
         self._sync_thread = SyncThread(
             node_id,
             ring=self._bell.ring,
-            call=self._call,
+            call=self.call,
             broken=self._not_written,
             ended=self._sync_ended.set,
         )
@@ -196,7 +199,7 @@ class Driver(Generic[W]):
 
     def request_stop(self) -> None:
         """Like `stop`, without waiting: the raft thread ends as soon as it can."""
-        self._call(self._stop_requested.set)
+        self.call(self._stop_requested.set)
 
     def end_writes(self, reason: str) -> None:
         """End all writes, and accept no more. For threads of this package, also while the raft thread hangs."""
@@ -225,7 +228,7 @@ class Driver(Generic[W]):
 
     def post(self, event: Event) -> None:
         """Pass an event from outside to the engine. It is dropped if the raft thread has ended."""
-        self._call(self._take, event)
+        self.call(self._take, event)
 
     def pulse(self) -> int:
         """A number that has changed at the next call if the raft thread lives. The thread wakes up for it."""
@@ -240,10 +243,10 @@ class Driver(Generic[W]):
             if self._transport is not None:
                 self._transport.set_credentials(credentials)
 
-        self._call(use)
+        self.call(use)
 
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        """Have the raft thread call a function, unless the thread has ended."""
+    def call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have the raft thread call a function, in the order of the calls, unless the thread has ended."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the loop is closed
@@ -284,7 +287,7 @@ class Driver(Generic[W]):
 
     async def _main(self) -> None:
         self._loop.set_exception_handler(self._background_failed)
-        self._transport = transport = Transport(
+        self._transport = transport = self._make_transport(
             listen=self._listen,
             node_id=self._node_id,
             hello=self._engine.hello,
@@ -471,7 +474,7 @@ class Driver(Generic[W]):
             done = Worked(work, work.job())
         except Exception as problem:  # noqa: BLE001 - the engine distinguishes "no space left" from a bug
             done = Worked(work, None, problem)
-        self._call(self._take, done)
+        self.call(self._take, done)
 
     def _remove(self) -> None:
         """Unlink the segments of the log that a snapshot covers."""

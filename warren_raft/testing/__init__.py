@@ -6,9 +6,20 @@ nothing heavy, because pytest loads it in every project that has warren_raft ins
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOME: dict[str, str] = {}
+if TYPE_CHECKING:
+    from .cluster import Cluster as Cluster
+    from .faults import fail_next as fail_next
+    from .faults import lose_leadership as lose_leadership
+    from .faults import lose_watches as lose_watches
+
+_HOME: dict[str, str] = {
+    "Cluster": "cluster",
+    "fail_next": "faults",
+    "lose_leadership": "faults",
+    "lose_watches": "faults",
+}
 """Public name -> the module of this package that has it."""
 
 __all__ = sorted(_HOME)

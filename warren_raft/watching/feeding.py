@@ -96,7 +96,11 @@ class Feeding:
 
     def _count_open(self) -> int:
         """Without those that the next step removes."""
-        return sum(not feed.is_closed for feed in [*self._live, *self._behind, *self._arriving])
+        return sum(not feed.is_closed for feed in self.feeds)
+
+    @property
+    def feeds(self) -> list[Feed]:
+        return [*self._live, *self._behind, *self._arriving]
 
     def forget(self, feed: Feed) -> None:
         feed.is_closed = True

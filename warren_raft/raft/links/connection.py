@@ -398,6 +398,11 @@ class Connection:
             self._send(self._socket, [*self._queue.take_rest(self._now()), _BYE])
         self._hang_up(end, why, abort=abort)
 
+    def hold(self, is_held: bool) -> None:
+        """Take in nothing that the peer sends, as if the network were cut; or take in all of it again."""
+        if self._socket is not None:
+            self._socket.hold(is_held)
+
     def check(self, now: float) -> None:
         """Called while time passes: send a ping, or end the connection after a deadline."""
         patience = self._owner.timing.handshake_seconds

@@ -46,6 +46,7 @@ class LinkSocket:
         self._receiver = receiver
         self._unsent: deque[memoryview] = deque()
         self._reads = False
+        self._is_held = False
         self._is_closing = False
         """No more bytes are read, and none are taken to be written."""
         self._is_over = False
@@ -73,7 +74,7 @@ class LinkSocket:
 
     def start(self) -> None:
         """Read whenever there are bytes. Also after `pause`."""
-        if not self._reads and not self._is_closing:
+        if not self._reads and not self._is_closing and not self._is_held:
             self._reads = True
             self._loop.add_reader(self._descriptor, self._read)
 
@@ -82,6 +83,14 @@ class LinkSocket:
         if self._reads:
             self._reads = False
             self._loop.remove_reader(self._descriptor)
+
+    def hold(self, is_held: bool) -> None:
+        """Read nothing, whatever `start` is told, until this is called with False."""
+        self._is_held = is_held
+        if is_held:
+            self.pause()
+        else:
+            self.start()
 
     def _read(self) -> None:
         receiver = self._receiver
