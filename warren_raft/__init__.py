@@ -1,8 +1,31 @@
 """The state of a container orchestrator's cluster, the same on every manager. All public names are here.
 
-Begin with `help(warren_raft.LocalStore)` (one process, without a cluster), or with `ReplicatedStore` and `Config` (one
-manager of a cluster). `ReadOnlyStore` reads beside a manager. `Lead` has the writes of a program that acts while its
-manager leads. All errors are under `WarrenError`. README.md and docs/embedding.md have examples.
+Begin with a store in one process, without a cluster:
+
+    import warren_raft as wr
+
+    with wr.LocalStore("state") as store:                        # a directory; it is made
+        store.create_node(wr.Node(id="node-1", hostname="a"))    # on disk when the call returns
+        node = store.get_node("node-1")                          # raises NotFound if there is none
+        with store.batch() as batch:                             # all of it or nothing
+            batch.create_service(wr.Service(id="svc-1", name="web", replicas=3))
+            batch.create_container(wr.Container(id="con-1", service_id="svc-1", node_id=node.id))
+
+A manager of a cluster has the same methods. This one begins a cluster of one; `members` has all managers if there are
+more:
+
+    config = wr.Config(
+        node_id="m1", data_dir="data/m1", listen="127.0.0.1:7946", members={"m1": "127.0.0.1:7946"}
+    )
+    with wr.ReplicatedStore(config) as store:
+        store.wait_ready(timeout=30)
+        store.create_node(wr.Node(id="node-1", hostname="a"))    # on the disks of a majority when the call returns
+        store.barrier()                                          # reads after it see every acknowledged write
+
+Further: `help(warren_raft.Reader)` and `help(warren_raft.Writer)` have the reads and writes, `Store` the other methods
+of both stores, `Lead` the writes of a program that acts while its manager leads, `Watch` the changes as they happen.
+`ReadOnlyStore` reads beside a manager. All errors are under `WarrenError`. docs/python.md lists all names in the order
+in which a program needs them, and docs/embedding.md shows how they work together.
 
 No code and no state live here: each name is loaded from its module when it is first used. Invariant: `import
 warren_raft` does no I/O and loads none of asyncio, pysyncobj, aiohttp, lmdb, cbor2.

@@ -109,17 +109,22 @@ class MemberStatus(Result):
     connected: bool
     """Whether this manager has a link to it."""
     voter: bool
+    """False: it has not caught up yet since it was added."""
     leader: bool
     contact_age_seconds: float | None
     """Since its last message arrived."""
     applied_index: int | None
+    """The last log entry whose effect is in its state."""
     lag_entries: int | None
     """How many entries it still has to apply to be level with the furthest member."""
     fetching: Fetching | None
+    """None also if it is not fetching a snapshot."""
     disk_free_bytes: int | None
+    """On the disk of its data directory."""
     database_bytes: int | None
     """Used in its database, without the history."""
     version: str | None
+    """Of its package."""
     alarms: tuple[MemberAlarm, ...] | None
 
 
@@ -135,14 +140,20 @@ class Status(Result):
     """None before the cluster is formed."""
     role: Role
     leader: str | None
+    """The id of the leader; None if this manager knows none."""
     term: int
     commit_index: int
+    """The last log entry that this manager knows to be committed."""
     applied_index: int
+    """The last log entry whose effect is in this manager's state."""
     revision: int
+    """The revision of the latest change in this manager's state."""
     digest: str
     """Digest of the whole state, 64 hexadecimal digits. Managers with the same applied index have the same digest."""
     has_quorum: bool
+    """Whether this manager knows a leader that has a majority."""
     ready: bool
+    """Whether, since its start, this manager has had a leader and has caught up."""
     waits: str
     """Before the cluster is formed: the members that this manager waits for, as a sentence; else empty."""
     links: Literal["tls", "plaintext"]
@@ -152,15 +163,20 @@ class Status(Result):
     counts: Mapping[str, int]
     """Entities by the plural of their kind."""
     db_size_bytes: int
+    """The size of the file of the state."""
     log_entries: int
+    """Entries that are in the log now; older ones are in the snapshot."""
     log_bytes: int
     snapshot: OwnSnapshot | None
+    """None before the first one."""
     fetching: Fetching | None
+    """None if this manager is not fetching a snapshot."""
     full: bool
     """Whether creates and updates are refused, because too many members are low on space."""
     digests_compared: Mapping[str, int]
     """By member: the newest index at which its digest equals this manager's."""
     pending_writes: int
+    """Writes of this process that are on their way."""
     oldest_read_age_seconds: float
     """0 when no view is open."""
     alarms: tuple[Alarm, ...]

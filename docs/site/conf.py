@@ -6,9 +6,17 @@ on the site is loaded from another host, because its reader may be offline.
 
 from __future__ import annotations
 
-from typing import Final
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
 
+from docutils import nodes
 from sphinx.application import Sphinx
+
+import warren_raft
+from warren_raft.store.writing import WriteMethods
 
 project = "warren_raft"
 html_title = "warren_raft"
@@ -18,12 +26,14 @@ html_show_copyright = False
 FAMILIES: Final = {
     "How-tos": (
         "docs/embedding",
+        "An orchestrator to copy from <examples/orchestrator/README>",
         "docs/heartbeats",
         "Three hosts, certificates <docs/certificates>",
         "Lost and moved managers <docs/recovery>",
         "From a Go Warren <docs/from-warren>",
     ),
     "Reference": (
+        "Python <docs/python>",
         "The command line <docs/cli>",
         "docs/alarms",
         "docs/logging",
@@ -50,10 +60,10 @@ FAMILIES: Final = {
 """The pages behind README.md. A page that is in no family fails the build."""
 
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md", "warren_raft/*/DESIGN.md"]
+include_patterns = ["*.md", "docs/*.md", "docs/python/*.md", "warren_raft/*/DESIGN.md", "examples/*/README.md"]
 exclude_patterns = [".*", "site", "tests", "benchmarks"]
 
-extensions = ["myst_parser", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx_copybutton", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4  # the anchors of headings are those of a forge
 html_theme = "furo"
 html_static_path = ["."]
@@ -63,12 +73,132 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 
-def add_families(_app: Sphinx, name: str, source: list[str]) -> None:
-    """The lists of pages are put behind README.md, which does not have them: a forge would show them as code."""
+# ---- The Python reference: docs/python.md lists the names in groups, and each group becomes a page of docstrings.
+
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+default_role = "py:obj"  # `Config` in a docstring is a link; a text that names nothing public is shown as code
+maximum_signature_line_length = 100
+python_use_unqualified_type_names = True
+
+PYTHON: Final = Path(__file__).parents[1] / "python.md"
+PUBLIC: Final = {getattr(warren_raft, name): name for name in warren_raft.__all__ if name != "__version__"}
+_ERRORS: Final = [name for kind, name in PUBLIC.items() if inspect.isclass(kind) and issubclass(kind, Exception)]
+_ERROR: Final = re.compile(rf"\b(?:{'|'.join(_ERRORS)})\b")
+_CODE: Final = re.compile(r"`(\w+)`")
+_NAME: Final = re.compile(r"^- `([\w.]+)`", re.MULTILINE)
+
+
+def write_reference(_app: Sphinx) -> None:
+    """Write the pages of the groups, which are not committed."""
+    folder = PYTHON.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for title, text in groups():
+        prose = _CODE.sub(linked, text[: text.index("\n- `")].replace("](", "](../"))
+        entries = "\n".join(entry(name) for name in _NAME.findall(text))
+        write(folder / f"{slug(title)}.md", f"# {title}\n{prose}\n\n```{{eval-rst}}\n{entries}```\n")
+    written = {f"{slug(title)}.md" for title, _ in groups()}
+    for page in folder.glob("*.md"):
+        if page.name not in written:
+            page.unlink()
+
+
+def groups() -> Iterator[tuple[str, str]]:
+    """The titles and texts of the groups."""
+    for group in re.split(r"^## ", PYTHON.read_text(), flags=re.MULTILINE)[1:]:
+        title, _, text = group.partition("\n")
+        yield title, text
+
+
+def slug(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def linked(code: re.Match[str]) -> str:
+    """A public name as a link to its description."""
+    return f"{{py:obj}}`{code[1]} <warren_raft.{code[1]}>`" if code[1] in warren_raft.__all__ else code[0]
+
+
+def write(path: Path, text: str) -> None:
+    """Sphinx reads a page again if its time has changed."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def entry(name: str) -> str:
+    """The directive for one name: autodoc finds the docstring."""
+    value = getattr(warren_raft, name, None)
+    if not inspect.isclass(value):
+        kind = "autofunction" if inspect.isfunction(value) else "autodata"
+        return f".. {kind}:: warren_raft.{name}\n"
+    options = [":members:"]
+    public = [base for base in value.__mro__[1:] if base in PUBLIC]
+    if value is not warren_raft.Reader:
+        public.append(warren_raft.Reader)
+    known = [base for base in value.__mro__[1:] if is_foreign(base) or any(issubclass(each, base) for each in public)]
+    options.append(f":inherited-members: {', '.join(base.__name__ for base in known)}")
+    return "\n   ".join([f".. autoclass:: warren_raft.{name}", *options]) + "\n"
+
+
+def is_foreign(base: type) -> bool:
+    return not base.__module__.startswith("warren_raft")
+
+
+def is_described_elsewhere(_app: Sphinx, _kind: str, name: str, value: Any, _skip: bool, _options: Any) -> bool | None:
+    """The writes are described once, as those of Writer."""
+    is_copy = name in vars(WriteMethods) and inspect.isfunction(value) and value.__qualname__ != f"Writer.{name}"
+    return True if is_copy else None
+
+
+def as_rst(_app: Sphinx, kind: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:
+    """A docstring as reStructuredText. The text about arguments and errors that each write has is left to its class."""
+    if kind == "method" and value.__name__ in vars(WriteMethods):
+        del lines[lines.index("") + 1 :]
+    parts = "\n".join(each for line in lines for each in listed(line)).split("`")
+    parts[::2] = [_ERROR.sub(r"`\g<0>`", part) for part in parts[::2]]
+    lines[:] = "`".join(parts).split("\n")
+
+
+def listed(line: str) -> list[str]:
+    """The lists of errors in docstrings (indented: a name, a colon, its meaning) as lists of reStructuredText."""
+    if error := re.match(r" {4}(\w+): ", line):
+        return ["", f"* `{error[1]}`: {line[error.end() :]}"]
+    return [line.replace("        ", "  ", 1)] if line.startswith(" " * 8) else [line]
+
+
+def resolve(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:
+    """A public class has the name under which programs import it, and not that of its module."""
+    name = node.get("reftarget", "").rpartition(".")[2]
+    if node.get("refdomain") != "py" or name not in warren_raft.__all__:
+        return None
+    domain = env.get_domain("py")
+    found: nodes.Node | None = domain.resolve_xref(
+        env, node["refdoc"], app.builder, "obj", f"warren_raft.{name}", node, content
+    )
+    return found
+
+
+# ---- The parts together
+
+
+def change_source(_app: Sphinx, name: str, source: list[str]) -> None:
+    """README.md and docs/python.md get the lists of the pages below them, which a forge would show as code."""
     if name == root_doc:
         for family, pages in FAMILIES.items():
-            source[0] += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {family}", "", *pages, "```\n"])
+            source[0] += toctree(pages, f":caption: {family}")
+    if name == "docs/python":
+        source[0] = _NAME.sub(r"- {py:obj}`\1 <warren_raft.\1>`", source[0])
+        source[0] += toctree(tuple(f"python/{slug(title)}" for title, _ in groups()))
+
+
+def toctree(pages: tuple[str, ...], *options: str) -> str:
+    return "\n".join(["\n```{toctree}", ":hidden:", *options, "", *pages, "```\n"])
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("source-read", add_families)
+    app.connect("builder-inited", write_reference)
+    app.connect("source-read", change_source)
+    app.connect("autodoc-skip-member", is_described_elsewhere)
+    app.connect("autodoc-process-docstring", as_rst)
+    app.connect("missing-reference", resolve)

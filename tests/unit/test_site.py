@@ -6,7 +6,9 @@ Building the site (scripts/docs.sh) checks the same and all links, but needs pac
 from __future__ import annotations
 
 import ast
+import re
 
+import warren_raft
 from tests.prose import ROOT, files
 
 CONF = ROOT / "docs/site/conf.py"
@@ -27,3 +29,9 @@ def test_each_page_is_in_one_family_of_the_site() -> None:
     placed = [page.rpartition("<")[2].rstrip(">") + ".md" for pages in families().values() for page in pages]
     pages = {str(path.relative_to(ROOT)) for path in files() if path.suffix == ".md"}
     assert sorted(["README.md", *placed]) == sorted(pages)
+
+
+def test_each_public_name_is_in_the_python_reference_once() -> None:
+    """Its docstring comes with it: the site has a page for each group of names."""
+    listed = re.findall(r"^- `([\w.]+)`: ", (ROOT / "docs/python.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(warren_raft.__all__)

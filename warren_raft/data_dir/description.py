@@ -90,7 +90,9 @@ class Description:
     """The position of the state; None if the state cannot be read, and then `state_problem` says why."""
     state_problem: str | None
     counts: Mapping[str, int]
+    """The number of entities, by the plural of each kind."""
     db_size_bytes: int
+    """The size of the file of the state."""
     snapshots: tuple[int, ...]
     """The index of each snapshot, the newest first."""
     aside: tuple[str, ...]

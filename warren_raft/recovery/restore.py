@@ -64,13 +64,19 @@ class Restored:
     data_dir: str
     node_id: str
     cluster_id: str
+    """The id of the new cluster."""
     members: Mapping[str, str]
+    """Id to address of every member."""
     index: int
+    """The index of the last log entry that the state covers."""
     revision: int
+    """The revision of the latest change in the state."""
     digest: str
+    """The digest of the whole state, 64 hexadecimal digits: the same for every member."""
     counts: Mapping[str, int]
+    """The number of entities, by the plural of each kind."""
     aside: str | None
-    """The directory of the old files."""
+    """The directory of the old files; None if there were none."""
     old: SnapshotInfo
     """The manifest of the state from which it was made."""
 

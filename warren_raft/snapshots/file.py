@@ -67,10 +67,12 @@ class SnapshotInfo(Result):
     """The description of a snapshot, stored in its last page."""
 
     cluster_id: str | None
+    """None: the snapshot is of a LocalStore."""
     index: int
     """The index and the term of the last log entry that the snapshot covers."""
     term: int
     revision: int
+    """The revision of the latest change in it."""
     digest: str
     """The digest of the whole state, 64 hexadecimal digits."""
     counts: Mapping[str, int]
@@ -78,6 +80,7 @@ class SnapshotInfo(Result):
     size_bytes: int
     """The size of the database, without the trailer."""
     created_at: datetime
+    """Aware, UTC, by the clock of the manager that saved it."""
     sha256: str
     """The hash of the database, 64 hexadecimal digits."""
     node_id: str
