@@ -7,7 +7,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 ensure_venv docs
 cd -- "$project_root"
-"$venv/bin/sphinx-build" --quiet --fail-on-warning --keep-going -c docs/site --doctree-dir site/.doctrees "$@" . site
+"$venv/bin/sphinx-build" --quiet --fail-on-warning --fresh-env -c docs/site --doctree-dir site/.doctrees "$@" . site
 # Readers may be offline, so a page loads nothing from another host. (A link to one is no load.)
 ! grep -rE '<(script|img|iframe|link)\b[^>]* (src|href)="(https?:)?//' site --include='*.html' ||
     fail "the pages above load something from another host"

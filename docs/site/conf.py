@@ -16,6 +16,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 import warren_raft
+from warren_raft import testing
 from warren_raft.store.writing import WriteMethods
 
 project = "warren_raft"
@@ -35,8 +36,10 @@ FAMILIES: Final = {
     "Reference": (
         "Python <docs/python>",
         "The command line <docs/cli>",
+        "docs/configuration",
         "docs/alarms",
         "docs/logging",
+        "docs/files",
         "Files of the log <docs/log-format>",
         "docs/glossary",
         "CHANGELOG",
@@ -83,10 +86,15 @@ maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 
 PYTHON: Final = Path(__file__).parents[1] / "python.md"
-PUBLIC: Final = {getattr(warren_raft, name): name for name in warren_raft.__all__ if name != "__version__"}
-_ERRORS: Final = [name for kind, name in PUBLIC.items() if inspect.isclass(kind) and issubclass(kind, Exception)]
+PUBLIC: Final = {f"warren_raft.{name}": getattr(warren_raft, name) for name in warren_raft.__all__} | {
+    f"warren_raft.testing.{name}": getattr(testing, name) for name in testing.__all__
+}
+"""The name under which programs import each thing, and the thing."""
+CLASSES: Final = {value: name for name, value in PUBLIC.items() if inspect.isclass(value)}
+_ERRORS: Final = [each.__name__ for each in CLASSES if issubclass(each, Exception)]
 _ERROR: Final = re.compile(rf"\b(?:{'|'.join(_ERRORS)})\b")
 _CODE: Final = re.compile(r"`(\w+)`")
+_SETTING: Final = re.compile(r"^\| `(\w+)`", re.MULTILINE)
 _NAME: Final = re.compile(r"^- `([\w.]+)`", re.MULTILINE)
 
 
@@ -117,7 +125,7 @@ def slug(title: str) -> str:
 
 def linked(code: re.Match[str]) -> str:
     """A public name as a link to its description."""
-    return f"{{py:obj}}`{code[1]} <warren_raft.{code[1]}>`" if code[1] in warren_raft.__all__ else code[0]
+    return f"{{py:obj}}`{code[1]} <warren_raft.{code[1]}>`" if f"warren_raft.{code[1]}" in PUBLIC else code[0]
 
 
 def write(path: Path, text: str) -> None:
@@ -128,12 +136,12 @@ def write(path: Path, text: str) -> None:
 
 def entry(name: str) -> str:
     """The directive for one name: autodoc finds the docstring."""
-    value = getattr(warren_raft, name, None)
+    value = PUBLIC[f"warren_raft.{name}"]
     if not inspect.isclass(value):
         kind = "autofunction" if inspect.isfunction(value) else "autodata"
         return f".. {kind}:: warren_raft.{name}\n"
     options = [":members:"]
-    public = [base for base in value.__mro__[1:] if base in PUBLIC]
+    public = [base for base in value.__mro__[1:] if base in CLASSES]
     if value is not warren_raft.Reader:
         public.append(warren_raft.Reader)
     known = [base for base in value.__mro__[1:] if is_foreign(base) or any(issubclass(each, base) for each in public)]
@@ -169,13 +177,12 @@ def listed(line: str) -> list[str]:
 
 def resolve(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:
     """A public class has the name under which programs import it, and not that of its module."""
-    name = node.get("reftarget", "").rpartition(".")[2]
-    if node.get("refdomain") != "py" or name not in warren_raft.__all__:
+    last = node.get("reftarget", "").rpartition(".")[2]
+    name = next((each for each in PUBLIC if each.endswith(f".{last}")), None)
+    if node.get("refdomain") != "py" or name is None:
         return None
     domain = env.get_domain("py")
-    found: nodes.Node | None = domain.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", f"warren_raft.{name}", node, content
-    )
+    found: nodes.Node | None = domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, content)
     return found
 
 
@@ -187,6 +194,8 @@ def change_source(_app: Sphinx, name: str, source: list[str]) -> None:
     if name == root_doc:
         for family, pages in FAMILIES.items():
             source[0] += toctree(pages, f":caption: {family}")
+    if name == "docs/configuration":
+        source[0] = _SETTING.sub(r"| {py:obj}`\1 <warren_raft.Config.\1>`", source[0])
     if name == "docs/python":
         source[0] = _NAME.sub(r"- {py:obj}`\1 <warren_raft.\1>`", source[0])
         source[0] += toctree(tuple(f"python/{slug(title)}" for title, _ in groups()))
