@@ -33,6 +33,7 @@ from warren_raft.store.database import Database
 from warren_raft.store.events import Event, Filter
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.watch import Feed, Wanted, Watch
+from warren_raft.support.waiting import Bell
 
 DEADLINE = 60.0
 
@@ -508,6 +509,9 @@ class NoHub:
 
     def ring(self) -> None:
         pass
+
+    def new_bell(self) -> Bell:
+        return Bell()
 
 
 def take(watch: Watch, given: list[Event]) -> None:

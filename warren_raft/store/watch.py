@@ -154,6 +154,9 @@ class Feeds(Protocol):
     def ring(self) -> None:
         """There is something to do: a change, or room in a queue."""
 
+    def new_bell(self) -> Bell:
+        """By which the program of a watch waits for news."""
+
 
 class Wanted(NamedTuple):
     """The arguments of a watch, checked."""
@@ -169,7 +172,7 @@ class EventQueue:
 
     def __init__(self, feeds: Feeds, wanted: Wanted) -> None:
         self._feeds = feeds
-        self._bell = bell = Bell()
+        self._bell = bell = feeds.new_bell()
         self._rest: deque[Event] = deque()
         """Events that were taken out of the queue, and not given yet."""
         self._given = wanted.position

@@ -21,6 +21,7 @@ from warren_raft.store.database import Database
 from warren_raft.store.watch import Feed
 from warren_raft.support import forking
 from warren_raft.support.log_lines import log_event
+from warren_raft.support.waiting import Bell
 from warren_raft.watching.feeding import Feeding
 
 logger = logging.getLogger("warren_raft.watching")
@@ -85,6 +86,9 @@ class Hub:
         if not self._is_rung:
             self._is_rung = True
             self._wakes.put(None)
+
+    def new_bell(self) -> Bell:
+        return Bell()
 
     # ---- for the store
 
