@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
 import warren_raft as wr
-from tests.cluster.harness import free_ports
+from warren_raft.testing import Cluster
 
 DEADLINE = 120.0
 TASKS = 32
@@ -32,21 +31,9 @@ async def lead_later(store: wr.ReplicatedStore, leading: asyncio.Task[wr.AsyncLe
             return lead.term
 
 
-def test_one_loop_writes_watches_and_leads_while_leadership_moves(tmp_path: Path) -> None:
-    addresses = {f"m{number}": f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
-
-    def opened(id_: str) -> wr.ReplicatedStore:
-        listen = addresses[id_]
-        return wr.ReplicatedStore(
-            wr.Config(node_id=id_, data_dir=tmp_path / id_, listen=listen, members=addresses, admin=False)
-        )
-
-    async def main() -> None:
-        async with asyncio.timeout(DEADLINE), AsyncExitStack() as closing:
-            stores = {}
-            for id_ in addresses:
-                stores[id_] = await asyncio.to_thread(opened, id_)
-                closing.push_async_callback(stores[id_].aio.close)
+def test_one_loop_writes_watches_and_leads_while_leadership_moves() -> None:
+    async def main(stores: Mapping[str, wr.ReplicatedStore]) -> None:
+        async with asyncio.timeout(DEADLINE):
             await asyncio.gather(*[store.aio.wait_ready(DEADLINE) for store in stores.values()])
             leading = {id_: asyncio.create_task(stores[id_].aio.leading().__aenter__()) for id_ in stores}
             done, _ = await asyncio.wait(leading.values(), return_when=asyncio.FIRST_COMPLETED)
@@ -95,4 +82,8 @@ def test_one_loop_writes_watches_and_leads_while_leadership_moves(tmp_path: Path
             with pytest.raises(wr.Closed):
                 await waiting
 
-    asyncio.run(main())
+            for store in stores.values():
+                await store.aio.close()
+
+    with Cluster(timeout_seconds=DEADLINE) as cluster:
+        asyncio.run(main(dict(cluster.stores)))

@@ -4,6 +4,7 @@ at the end.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import warren_raft as wr
-from warren_raft.testing import Cluster
+from warren_raft.testing import Cluster, ports
+from warren_raft.testing import cluster as cluster_module
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +162,15 @@ def test_a_manager_that_was_paused_when_the_network_was_cut_hears_nothing_across
     assert names(follower) == ["a"]
 
 
+def test_a_killed_manager_starts_again_while_the_test_has_a_view_of_it(cluster: Cluster) -> None:
+    leader = cluster.leader
+    with leader.read() as view:
+        cluster.kill(leader.config.node_id)
+        cluster.start(leader.config.node_id).wait_ready(DEADLINE)
+        with pytest.raises(wr.Closed, match="was killed"):
+            view.list_nodes()
+
+
 def test_a_stopped_leader_hands_over_and_is_sealed(cluster: Cluster) -> None:
     leader = cluster.leader
     id_ = leader.config.node_id
@@ -207,14 +218,28 @@ def test_a_directory_stays_and_a_temporary_one_does_not(tmp_path: Path) -> None:
     with Cluster(1, directory=tmp_path / "c") as cluster:
         put(cluster.leader, "a")
         assert cluster.stores["m1"].config.directory == tmp_path / "c" / "m1"
-    with wr.ReadOnlyStore(tmp_path / "c" / "m1") as store:
-        assert [node.id for node in store.list_nodes()] == ["a"]
+    with Cluster(1, directory=tmp_path / "c") as cluster:
+        assert names(cluster.leader) == ["a"]
     with Cluster(1) as cluster:
         place = cluster.stores["m1"].config.directory.parent
         assert place.exists()
         threads = threading.active_count()
     assert not place.exists()
     assert threading.active_count() < threads
+
+
+def test_other_ports_are_tried_if_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = [*ports.free_ports(2), taken.getsockname()[1]]
+        draws = [first]
+        monkeypatch.setattr(
+            cluster_module, "free_ports", lambda count: draws.pop() if draws else ports.free_ports(count)
+        )
+        with Cluster(timeout_seconds=DEADLINE) as cluster:
+            assert draws == []
+            put(cluster.leader, "a")
+            cluster.wait_applied()
+            assert [alarm for store in cluster.stores.values() for alarm in store.alarms] == []
 
 
 def test_settings_are_those_of_config(tmp_path: Path) -> None:

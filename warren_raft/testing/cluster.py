@@ -46,17 +46,20 @@ class Cluster:
     """Real managers in one process, on 127.0.0.1: `with Cluster(size=3) as cluster`. For one thread.
 
     The ids are "m1", "m2" and so on, 7 managers at most. They run, and one of them leads, when the constructor
-    returns. `directory`: where their data directories are, by id; it stays, and a later Cluster goes on with it. None:
-    a temporary directory, which is removed at the end. `timeout_seconds`: how long each wait of this class may take
-    (default 30: enough on a busy machine). Everything else is a setting of `Config` for all managers. The defaults are
-    those of Config, except for an election timeout of 0.5 s, heartbeats each 0.05 s, no admin socket, and links
-    without TLS. With `insecure_plaintext=False` links are TLS, with the CA of this user on this host.
+    returns. `directory`: where their data directories are, by id; it stays. A later Cluster goes on with it, on other
+    ports (the alarm `address-differs` says so). None: a temporary directory, which is removed at the end.
+    `timeout_seconds`: how long each wait of this class may take (default 30: enough on a busy machine).
+
+    Everything else is a setting of `Config` for all managers. The defaults are those of Config, except for an election
+    timeout of 0.5 s, heartbeats each 0.05 s, no admin socket, and links without TLS. With `insecure_plaintext=False`
+    links are TLS, with the CA of this user on this host.
 
     A manager that is killed, paused or cut off is like a process on another host, except that
 
     - the program's own threads run on: they can read a manager that is paused, and their writes wait there;
-    - `kill` ends in a few milliseconds, in which a batch of the log that was on its way is still written and synced,
-      and `manager.json` is brought up to date. So it tests the death of a process, not a power cut;
+    - after `kill` and `pause`, a batch of the log that was on its way is still written and synced. `kill` also brings
+      `manager.json` up to date, and frees the manager's slots in the reader table. It tests the death of a process, not
+      a power cut;
     - threads of a killed manager that run code of the program (`run_while_leading`, `on_leadership`) end when that code
       returns: its calls of the store raise Closed.
 
@@ -135,7 +138,7 @@ class Cluster:
 
     def kill(self, id: str) -> None:  # noqa: A002
         """End a manager as SIGKILL ends its process: no hand-over, no goodbye, nothing is synced. What it has written
-        stays. Its store is closed."""
+        stays. Its store is closed, and so are the views of it."""
         self._running(id)._test.kill()
         del self._managers[id]
 

@@ -19,9 +19,11 @@ from warren_raft.manager.parts import Parts
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.raft.links.connection import Connection
 from warren_raft.raft.links.transport import LinkEnd, Transport
+from warren_raft.store.transactions import Ended
 
 OBEY_SECONDS: Final = 30.0
 """How long a raft thread may need to do what a test asks of it. It takes milliseconds, and more on a busy machine."""
+KILLED: Final = Ended("the manager of this view was killed")
 LOOK_SECONDS: Final = 0.1
 """How often a paused manager's own thread looks whether it goes on."""
 
@@ -165,6 +167,9 @@ class ManagerParts(Parts):
 
     def _close_opened(self) -> None:
         if self._is_killed:
+            for transaction in self.opened.database._open_reads():
+                if transaction.expires:
+                    transaction.end(KILLED)  # otherwise an open view would keep the file from being opened again
             self.opened.release()
         else:
             super()._close_opened()
