@@ -100,7 +100,8 @@ class Store(BaseStore):
         """Call `callback(is_leader, term)` with the present state, and then at each change, in order.
 
         Each callback has a thread of its own. It should return at once, because it gets the next change only after it
-        has returned. It may use the store in any way, and close it too. Its exceptions are logged.
+        has returned. It may use the store in any way, and close it too. Its exceptions are logged, except
+        Closed when the store has been closed.
 
         Returns a function that ends the calls; a call that is just beginning may still be made. Raises Closed, and
         RefusedForSafety for more than 100 callbacks at a time. For a loop of a leader see `run_while_leading`.
@@ -120,10 +121,10 @@ class Store(BaseStore):
     def run_while_leading(self, function: Callable[[Lead], object]) -> Callable[[], None]:
         """Call `function(lead)` each time this manager leads, in a thread of its own. See `leading` for `lead`.
 
-        The function works in a loop (`while not lead.wait_over(5): ...`), or once. LeadershipLost may leave it. Any
-        other exception is logged, and while this manager leads the function is called again, after 1 s, then 2 s, and
-        so on up to 30 s; after 1 s if it has run for longer than the last pause. After a return it is called again at
-        the next leadership.
+        The function works in a loop (`while not lead.wait_over(5): ...`), or once. LeadershipLost may leave it, and
+        Closed when the store has been closed. Any other exception is logged, and while this manager leads the function
+        is called again, after 1 s, then 2 s, and so on up to 30 s; after 1 s if it has run for longer than the last
+        pause. After a return it is called again at the next leadership.
 
         Returns a function that ends the calls, and the present lead is over; a call that is just beginning may still be
         made, with a lead that is over. Raises Closed, and RefusedForSafety for more than 100 callbacks at a time.

@@ -31,7 +31,7 @@ WATCHED = frozenset({"node", "service", "container"})  # a secret is nobody's bu
 class Api:
     """The handlers. Each is one operation of the store."""
 
-    def __init__(self, store: wr.ReplicatedStore) -> None:
+    def __init__(self, store: wr.Store) -> None:
         self._store = store
         self._watches: WeakSet[wr.AsyncWatch] = WeakSet()
 
@@ -57,8 +57,7 @@ class Api:
         return application
 
     async def status(self, _request: web.Request) -> web.Response:
-        store = self._store
-        return answered({"id": store.config.node_id, "leader": store.leader, "ready": store.is_ready})
+        return answered({"leader": self._store.leader, "ready": self._store.is_ready})
 
     # Services ----------------------------------------------------------------------------------------------------
 

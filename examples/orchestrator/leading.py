@@ -10,7 +10,7 @@ import warren_raft as wr
 
 logger = logging.getLogger(__name__)
 
-Pass = Callable[[wr.ReplicatedStore, wr.AsyncLead], Awaitable[None]]
+Pass = Callable[[wr.Store, wr.AsyncLead], Awaitable[None]]
 """Looks at the whole state once, and writes the necessary changes."""
 
 KINDS = ("service", "container", "node")
@@ -19,7 +19,7 @@ QUIET_SECONDS = 5.0  # a pass without news, in case an earlier one was refused
 AGAIN_SECONDS = 1.0
 
 
-async def while_leading(store: wr.ReplicatedStore, do_pass: Pass) -> None:
+async def while_leading(store: wr.Store, do_pass: Pass) -> None:
     """Every manager runs this; at most one of them gets past `leading()` in each term.
 
     `leading()` waits until this manager leads AND has applied everything that earlier leaders wrote. Nothing here asks
@@ -38,7 +38,7 @@ async def while_leading(store: wr.ReplicatedStore, do_pass: Pass) -> None:
         await asyncio.sleep(AGAIN_SECONDS)
 
 
-async def _make_passes(store: wr.ReplicatedStore, lead: wr.AsyncLead, do_pass: Pass) -> None:
+async def _make_passes(store: wr.Store, lead: wr.AsyncLead, do_pass: Pass) -> None:
     # The watch begins before the first pass reads, so a change during a pass wakes the next one.
     async with store.aio.watch(kinds=KINDS) as changes:
         while not lead.is_over:

@@ -34,7 +34,7 @@ async def run(config: wr.Config, api_address: str) -> None:
     logger.info("stopped")
 
 
-async def _serve(store: wr.ReplicatedStore, api_address: str, stop: asyncio.Event) -> None:
+async def _serve(store: wr.Store, api_address: str, stop: asyncio.Event) -> None:
     runner = web.AppRunner(Api(store).application(), access_log=None, shutdown_timeout=LAST_REQUESTS_SECONDS)
     await runner.setup()
     try:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import warren_raft as wr
 from warren_raft import ContainerState, NodeStatus
 
-BATCH_MAX = 500  # new containers of one pass: one command has at most 4 MiB
+BATCH_MAX = 100  # changes of a service in one pass: one command has at most 4 MiB
 
 
 @dataclass
@@ -41,6 +41,7 @@ def plan(service: wr.Service, containers: Sequence[wr.Container], nodes: Mapping
 
     There are never more than `replicas + max_surge` records, except after `replicas` was lowered.
     """
+    remove = [each for each in containers if _is_gone(each, nodes)][:BATCH_MAX]
     there = [each for each in containers if not _is_gone(each, nodes)]
     wanted = [each for each in there if each.desired_state == ContainerState.RUNNING]
     new = [each for each in wanted if _is_up_to_date(each, service, nodes)]
@@ -51,7 +52,7 @@ def plan(service: wr.Service, containers: Sequence[wr.Container], nodes: Mapping
     update = service.update_config or wr.UpdateConfig()
     at_once = max(update.parallelism, 1)
     surge = min(max(update.max_surge, 0), at_once) if old else 0
-    missing = min(service.replicas - len(new), service.replicas + surge - len(there))
+    missing = min(service.replicas - len(new), service.replicas + surge - (len(containers) - len(remove)))
 
     must_run = service.replicas - (at_once - surge)
     spare = sum(map(_is_running, kept + old)) - must_run
@@ -61,8 +62,8 @@ def plan(service: wr.Service, containers: Sequence[wr.Container], nodes: Mapping
         service.id,
         service,
         create=min(max(missing, 0), BATCH_MAX),
-        stop=too_many + useless + useful[: max(spare, 0)],
-        remove=[each for each in containers if _is_gone(each, nodes)],
+        stop=(too_many + useless + useful[: max(spare, 0)])[:BATCH_MAX],
+        remove=remove,
         lost_nodes=_lost_nodes(containers, nodes),
     )
 
@@ -102,11 +103,11 @@ def plans(view: wr.View) -> list[Plan]:
         containers[container.service_id].append(container)
     found = [plan(service, containers.pop(service.id, ()), nodes) for service in services.values()]
     # The others belong to no service: somebody deleted one without its containers.
-    found += [Plan(service_id, None, remove=each) for service_id, each in containers.items()]
+    found += [Plan(service_id, None, remove=each[:BATCH_MAX]) for service_id, each in containers.items()]
     return [each for each in found if each.create or each.stop or each.remove]
 
 
-async def reconcile(store: wr.ReplicatedStore, lead: wr.AsyncLead) -> None:
+async def reconcile(store: wr.Store, lead: wr.AsyncLead) -> None:
     """One pass: one command for each service, so that a conflict in one does not delay the others."""
     with store.read() as view:
         todo = plans(view)

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import warren_raft as wr
 
+BATCH_MAX = 100  # containers in one command, which has at most 4 MiB; the next pass follows at once
+
 
 def choose(containers: Iterable[wr.Container], nodes: Iterable[wr.Node]) -> list[tuple[wr.Container, wr.Node]]:
     """Each waiting container and its node. Nothing but the arguments decides, so it is easy to test."""
@@ -24,10 +26,10 @@ def choose(containers: Iterable[wr.Container], nodes: Iterable[wr.Node]) -> list
     return chosen
 
 
-async def schedule(store: wr.ReplicatedStore, lead: wr.AsyncLead) -> None:
+async def schedule(store: wr.Store, lead: wr.AsyncLead) -> None:
     """One pass. The fence of `lead` keeps other schedulers out; the conditions are for everybody else who writes."""
     with store.read() as view:  # one moment of the state; closed before the first await
-        chosen = choose(view.list_containers(), view.list_nodes())
+        chosen = choose(view.list_containers(), view.list_nodes())[:BATCH_MAX]
     if not chosen:
         return
     with suppress(wr.RevisionConflict):  # something changed meanwhile; that change has woken the next pass

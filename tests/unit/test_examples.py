@@ -20,7 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import warren_raft as wr
+from examples import small_orchestrator
 from examples.orchestrator import api, reconciler, scheduler
+from tests.cluster.harness import wait_until
 from warren_raft import ContainerState, NodeStatus
 
 WAIT_SECONDS = 60.0
@@ -174,6 +176,33 @@ def test_containers_without_a_service_are_removed(store: Any) -> None:
     store.delete_service("web")  # without its containers
     asyncio.run(passes(store, reconciler.reconcile))
     assert store.list_containers() == []
+
+
+def test_the_orchestrator_in_one_file_does_the_same(
+    store: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole program of one manager. The node "a" of this store is somebody else's, and never beats."""
+    monkeypatch.setattr(small_orchestrator, "BEAT_SECONDS", 0.1)
+    small_orchestrator.join(store, "mine")
+
+    def running(image: str, *nodes: str) -> bool:
+        found = [(each.image, each.node_id) for each in store.list_containers_by_service("web")]
+        is_reported = all(
+            each.node_id != "mine" or each.actual_state == ContainerState.RUNNING for each in store.list_containers()
+        )
+        return is_reported and sorted(found) == [(image, node_id) for node_id in nodes]
+
+    wait_until(lambda: running("web:1", "a", "mine") or running("web:1", "a", "a"), "the containers")
+    store.modify(wr.Service, "web", lambda service: replace(service, replicas=4))
+    wait_until(lambda: running("web:1", "a", "a", "mine", "mine"), "two more")
+    store.modify(wr.Node, "a", lambda node: replace(node, status=NodeStatus.DOWN))
+    wait_until(lambda: running("web:1", *["mine"] * 4), "the containers on the node that lives")
+    store.modify(wr.Service, "web", lambda service: replace(service, replicas=1))
+    wait_until(lambda: running("web:1", "mine"), "the rest to be deleted")
+    store.delete_service("web", cascade=True)
+    assert store.list_containers() == []
+    store.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_the_api_answers_with_the_error_of_the_store(store: Any) -> None:

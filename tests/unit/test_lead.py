@@ -322,6 +322,54 @@ def test_a_loop_may_close_its_store(store: wr.LocalStore | wr.ReplicatedStore) -
     wait_until(lambda: "closed" in repr(store), "the end")
 
 
+def test_a_loop_that_waits_when_its_store_is_closed_is_no_error(
+    store: wr.LocalStore | wr.ReplicatedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop of most programs: a pass, then the wait for a change. Each regular end had a traceback in the log."""
+    ends: list[type[BaseException]] = []
+    waits = threading.Semaphore(0)
+
+    def until_closed(wait: Callable[[], object]) -> None:
+        waits.release()
+        try:
+            wait()
+        except wr.Closed as error:
+            ends.append(type(error))
+            raise
+
+    def call(_leads: bool, _term: int) -> None:
+        with store.watch() as changes:
+            until_closed(changes.take)
+
+    def run(lead: Lead) -> None:
+        with store.watch() as changes:
+            until_closed(changes.take)
+
+    store.run_while_leading(run)
+    store.on_leadership(call)
+    for _ in range(2):
+        assert waits.acquire(timeout=DEADLINE)
+    store.close()
+    wait_until(lambda: len(ends) == 2, "the ends of the loop and of the callback")
+    for thread in threading.enumerate():
+        if thread.name.startswith("warren-raft-leadership"):
+            thread.join(DEADLINE)
+    assert [record.getMessage() for record in caplog.records if record.name.endswith("leadership.callbacks")] == []
+
+
+def test_a_closed_watch_in_a_loop_is_an_error_while_the_store_is_open(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(lead: Lead) -> None:
+        watch = store.watch()
+        watch.close()
+        watch.take()
+
+    with wr.LocalStore(tmp_path / "s") as store:
+        store.run_while_leading(run)
+        wait_until(lambda: "function of a leader failed" in caplog.text, "the line in the log")
+
+
 def test_the_loop_in_the_page_on_embedding_works(tmp_path: Path) -> None:
     page = (Path(wr.__file__).parent.parent / "docs" / "embedding.md").read_text(encoding="utf-8")
     source = page.split("```python\n")[1].split("```")[0].replace("wait_over(5)", "wait_over(0.01)")

@@ -16,9 +16,10 @@ from collections.abc import Callable, Container
 from functools import partial
 from typing import Final, Protocol
 
-from warren_raft.errors import LeadershipLost, RefusedForSafety
+from warren_raft.errors import Closed, LeadershipLost, RefusedForSafety
 from warren_raft.leadership.lead import Lead, Leading, Standing
 from warren_raft.store.writing import Writer
+from warren_raft.support import timeouts
 from warren_raft.support.log_lines import log_event
 from warren_raft.support.waiting import Bell
 
@@ -31,6 +32,9 @@ AGAIN_SECONDS: Final = 1.0
 AGAIN_SECONDS_MAX: Final = 30.0
 """After how long a function that raised is called again, while its manager leads: each time twice as long, and from the
 beginning if it has run for longer than the last pause."""
+
+CLOSING_SECONDS: Final = 1.0
+"""How long after a Closed it must be known that the store has ended. The store refuses writes a moment before."""
 
 Callback = Callable[[bool, int], object]
 LeadFunction = Callable[[Lead], object]
@@ -141,7 +145,15 @@ class Leadership:
         try:
             callback(is_leader, term)
         except BaseException as error:  # noqa: BLE001  not even SystemExit ends this thread
-            log_event(logger, logging.ERROR, "leadership callback failed", term=term, exc_info=error)
+            self._log("leadership callback failed", term, error)
+
+    def _log(self, message: str, term: int, error: BaseException) -> None:
+        """Unless it is the regular end of a call that waited, or was about to write, while the store closed."""
+        is_end = isinstance(error, Closed) and self._bell.wait_for(
+            self._standing.is_over, timeouts.deadline(CLOSING_SECONDS)
+        )
+        if not is_end:
+            log_event(logger, logging.ERROR, message, term=term, exc_info=error)
 
     def _run_each_lead(self, store: Writer, function: LeadFunction, subscription: Subscription) -> None:
         standing = self._standing
@@ -166,7 +178,7 @@ class Leadership:
             except LeadershipLost:
                 pass  # this lead is over, or will be known to be over soon
             except BaseException as error:  # noqa: BLE001  not even SystemExit ends this thread
-                log_event(logger, logging.ERROR, "function of a leader failed", term=lead.term, exc_info=error)
+                self._log("function of a leader failed", lead.term, error)
             else:
                 lead.wait_over()  # it has done its work
             if time.monotonic() - began_at > paused_seconds:
