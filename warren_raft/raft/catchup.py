@@ -7,6 +7,7 @@ Invariant: the log reaches back to each verified snapshot that is held, as long 
 
 from __future__ import annotations
 
+import logging
 import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -30,6 +31,9 @@ from warren_raft.raft.messages import (
 from warren_raft.raft.replacement import Phase
 from warren_raft.raft.snapshots import Snapshot, Snapshots
 from warren_raft.raft.state_machine import StateMachine
+from warren_raft.support.log_lines import log_event
+
+logger = logging.getLogger("warren_raft.engine")
 
 CHUNK_BYTES: Final = CHUNK_BYTES_MAX
 """A chunk shares its link with heartbeats and entries; a link of 10 MB/s is busy with it for 25 ms. Whole pages."""
@@ -68,6 +72,8 @@ class _Fetch:
     offset: int
     asked_at: float
     heard_at: float
+    is_resumed: bool
+    """Its first bytes are of an interrupted fetch. A power cut since then may have taken some of them."""
     parts_at: float = -1e9
     """When parts of a large message last arrived from the holder."""
     busy: bool = False
@@ -79,6 +85,7 @@ class Catchup:
 
     def __init__(self, context: Context, snapshots: Snapshots, leading: Leading) -> None:
         self.snapshots = snapshots
+        self._node_id = context.node_id
         self._log = context.log
         self._roster = context.roster
         self._outbox = context.outbox
@@ -100,6 +107,9 @@ class Catchup:
         self._offered: dict[str, float] = {}
         self._pins: dict[str, tuple[Snapshot, float]] = {}
         """Follower -> the snapshot that it fetches, and when it last asked for a new chunk."""
+        self._with_wrong_state: set[str] = set()
+        """Followers that asked for a snapshot because their state is wrong. They may have every entry of our log
+        already, so their logs do not show when they have the snapshot."""
         self._served: dict[tuple[str, str], int] = {}
         """(follower, sha256 of a held snapshot) -> the highest offset that the follower asked for."""
         self._asked_for: dict[str, float] = {}
@@ -144,9 +154,7 @@ class Catchup:
             self._take()
         for peer in sorted(needed_by):
             self._offer(peer)
-        for peer, (snapshot, _) in list(self._pins.items()):
-            if guard.match_index(peer) >= snapshot.index:
-                del self._pins[peer]  # the follower has its state; the log need not wait for it any more
+        self._unpin(guard)
         self._look_after_fetch()
         if self._is_wanted and not self.is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
@@ -209,8 +217,7 @@ class Catchup:
         self._outbox.work(self.snapshots.take(quorum=self._leading.has_quorum), taken)
 
     def _hold(self, snapshot: Snapshot) -> None:
-        pinned = {each.sha256 for each, since in self._pins.values() if self._now - since < PINNED_SECONDS}
-        self.snapshots.took(snapshot, pinned)
+        self.snapshots.took(snapshot, {pinned.sha256 for pinned, _ in self._pins.values()})
         held = self.snapshots.held
         if len(held) >= SNAPSHOTS_KEPT:
             # Back to the oldest: if the newer snapshot turns out damaged, the state is rebuilt from the oldest.
@@ -224,7 +231,7 @@ class Catchup:
         return held[0] if held and held[0].index >= self._log.base_index else None
 
     def _offer(self, peer: str) -> None:
-        snapshot = self._sendable()
+        snapshot = self._fetched_by(peer) or self._sendable()
         if snapshot is None or not self._roster.counts(peer) or snapshot.index < self._wanted_by.get(peer, 0):
             return
         if self._roster.is_leaving(peer):
@@ -233,9 +240,6 @@ class Catchup:
             return
         self._offered[peer] = self._now
         self._wanted_by.pop(peer, None)
-        pinned, since = self._pins.get(peer, (snapshot, self._now))
-        if self._now - since < GIVE_UP_SECONDS and pinned in self.snapshots.held:
-            snapshot = pinned  # the peer fetches that snapshot already
         self._outbox.send(
             peer,
             SnapshotOffer(sha256=snapshot.sha256, index=snapshot.index, size=snapshot.file_bytes),
@@ -277,11 +281,30 @@ class Catchup:
             self._served[peer, snapshot.sha256] = offset
             self._pins[peer] = (snapshot, self._now)
 
+    def _unpin(self, guard: Guard) -> None:
+        """Snapshots and the log do not wait any more for a follower that has the snapshot, or that asks no more."""
+        for peer, (snapshot, since) in list(self._pins.items()):
+            is_there = guard.match_index(peer) >= snapshot.index and peer not in self._with_wrong_state
+            if is_there or self._now - since >= PINNED_SECONDS:
+                del self._pins[peer]
+                self._with_wrong_state.discard(peer)
+
+    def _fetched_by(self, peer: str) -> Snapshot | None:
+        """The snapshot that the follower has a part of, if it is still held, and our log goes on from its end."""
+        if peer not in self._pins:
+            return None
+        snapshot, _ = self._pins[peer]
+        is_useful = snapshot in self.snapshots.held and snapshot.index >= self._log.base_index
+        return snapshot if is_useful else None
+
     def on_snapshot_wanted(self, peer: str, index: int) -> None:
         """A follower found that its own state is wrong, and could not rebuild it; its log begins at `index`."""
-        if self._now - self._asked_for.get(peer, -1e9) >= ASKED_FOR_SECONDS:
+        fetched = self._fetched_by(peer)
+        goes_on = fetched is not None and fetched.index >= index  # its fetch was interrupted
+        if goes_on or self._now - self._asked_for.get(peer, -1e9) >= ASKED_FOR_SECONDS:
             self._asked_for[peer] = self._now
             self._wanted_by[peer] = index
+            self._with_wrong_state.add(peer)
 
     def link_down(self, peer: str) -> None:
         self._offered.pop(peer, None)
@@ -304,7 +327,7 @@ class Catchup:
         known, have = self.snapshots.incoming
         offset = have - have % CHUNK_BYTES if known == sha256 else 0
         size = message.size
-        self.fetch = _Fetch(peer, sha256, index, size, min(offset, size), self._now, self._now)
+        self.fetch = _Fetch(peer, sha256, index, size, min(offset, size), self._now, self._now, is_resumed=offset > 0)
         if self.fetch.offset == self.fetch.size:
             self._open(self.fetch)
         else:
@@ -364,6 +387,9 @@ class Catchup:
             if error is not None:
                 if isinstance(error, SnapshotInvalid):
                     self.snapshots.drop_incoming()
+                    if fetch.is_resumed:
+                        self._fetch_anew(fetch, error)
+                        return
                 self._give_up(fetch, f"the snapshot of {fetch.peer} cannot replace the state: {error}")
                 return
             self._alarms.clear_alarm("snapshot-not-installed")
@@ -391,6 +417,16 @@ class Catchup:
 
     def not_installed(self) -> None:
         self._received = None
+
+    def _fetch_anew(self, fetch: _Fetch, error: SnapshotInvalid) -> None:
+        """The file has bytes of an interrupted fetch, which may be wrong although the offered snapshot is right."""
+        text = f"the snapshot of {fetch.peer} is fetched again from its beginning: {error.detail}"
+        log_event(logger, logging.WARNING, "fetched snapshot damaged", text, node=self._node_id, peer=fetch.peer)
+        if self._roster.may_serve(fetch.peer):
+            fetch.offset, fetch.is_resumed = 0, False
+            self._ask(fetch)
+        else:
+            self.fetch = None  # the link broke meanwhile
 
     def _give_up(self, fetch: _Fetch, reason: str) -> None:
         """Stop this fetch for now. A disk may have no space left for days, so there is one alarm with the newest
