@@ -111,6 +111,8 @@ class Keeper:
         self._held: list[Held] = []
         self._proved: set[str] = set()
         """Paths of the files that were verified since this manager started."""
+        self._begun: set[str] = set()
+        """Paths of the held snapshots of which a follower has asked for the beginning."""
         self._damaged: set[str] = set()
         self._files = threading.Lock()  # names in the two directories change one at a time
         self._names = threading.Lock()  # guards _dropped: no path in it has a new file by now
@@ -227,11 +229,14 @@ class Keeper:
 
     def read(self, sha256: str, offset: int, size: int) -> Callable[[], bytes]:
         path = next((each.snapshot.path for each in self.held if each.sha256 == sha256), None)
+        is_again = offset == 0 and path in self._begun  # the file may have been damaged, and fetched in vain
+        if path is not None and offset == 0:
+            self._begun = {each.snapshot.path for each in self.held if each.snapshot.path in self._begun} | {path}
 
         def job() -> bytes:
             if path is None:
                 raise FileNotFoundError(errno.ENOENT, "the snapshot was set aside meanwhile", sha256)
-            self._prove(path)
+            self._prove(path, again=is_again)
             descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 return os.pread(descriptor, size, offset)
@@ -240,11 +245,11 @@ class Keeper:
 
         return job
 
-    def _prove(self, path: str) -> None:
-        """Verify once in this process's life: the file may have been damaged since it was taken. Raises
+    def _prove(self, path: str, *, again: bool = False) -> None:
+        """Verify once in this process's life, or `again`: the file may have been damaged since it was taken. Raises
         FileNotFoundError if it is not there any more."""
         try:
-            if path in self._proved:
+            if path in self._proved and not again:
                 os.stat(path)
                 return
             self._verify(path, False, self.closing)
@@ -359,7 +364,7 @@ class Keeper:
         def job() -> StateMachine:
             for path in candidates:
                 try:
-                    self._prove(path)
+                    self._prove(path, again=True)  # the disk that made the state wrong may have damaged this file too
                 except SnapshotInvalid:
                     continue  # it was set aside, with a line in the log
                 except FileNotFoundError:

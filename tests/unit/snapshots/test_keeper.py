@@ -74,6 +74,41 @@ def test_a_snapshot_that_was_removed_since_it_was_proved_is_not_held_and_the_old
             keeper.read(newest.sha256, 0, 10)()
 
 
+def flip(path: str, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_snapshot_that_was_damaged_since_it_was_proved_is_not_sent_for_ever(tmp_path: Path) -> None:
+    """(Pins a bug: followers fetched it again and again, and refused it each time, until another was taken.)"""
+    with small_state(tmp_path, containers=5) as database:
+        keeper = opened(tmp_path, database)
+        keeper.took(keeper.take(quorum=True)(), set())
+        (held,) = keeper.held
+        assert len(keeper.read(held.sha256, 0, 4096)()) == 4096
+        flip(held.snapshot.path, 3 * 4096 + 100)
+        keeper.read(held.sha256, 4096, 4096)()
+        with pytest.raises(SnapshotInvalid):
+            keeper.read(held.sha256, 0, 4096)()
+        assert keeper.held == [], "so the leader takes another one"
+
+
+def test_a_state_is_not_rebuilt_from_a_snapshot_that_was_damaged_since_it_was_proved(tmp_path: Path) -> None:
+    with small_state(tmp_path, containers=5) as database:
+        keeper = opened(tmp_path, database)
+        for number in range(2):
+            add_node(database, f"node-{number}")
+            keeper.took(keeper.take(quorum=True)(), set())
+        newest, older = keeper.held
+        flip(newest.snapshot.path, 3 * 4096 + 100)
+        rebuilt = keeper.rebuild(lambda _index, _term: True)()
+        assert rebuilt.applied_index == older.index
+        keeper.discard(rebuilt)
+
+
 @contextmanager
 def files_no_larger_than(size_bytes: int) -> Iterator[None]:
     _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
