@@ -167,8 +167,8 @@ def _settle_nodes(world: World) -> None:
     """Each node gets the status that fits it, although some managers may be away for good."""
     if not world.run_until(world.now + NODES_SECONDS, lambda: world.beats.is_settled):
         found, nodes = world.beats.statuses(), world.beats.nodes.values()
-        wrong = [(node.id, found.get(node.id), world.beats.right_status(node)) for node in nodes]
-        raise Failure(f"{NODES_SECONDS:g} s after the faults, nodes (id, status, right status) are {wrong}")
+        wrong = [(node.id, found.get(node.id), world.beats.right_statuses(node)) for node in nodes]
+        raise Failure(f"{NODES_SECONDS:g} s after the faults, nodes (id, status, right statuses) are {wrong}")
 
 
 def _let_a_node_die(world: World) -> None:
@@ -207,6 +207,8 @@ def _converged(world: World) -> bool:
         return False
     if any(id_ in world.directories.keys() - world.processes.keys() - world.removed for id_ in leader.engine.members):
         return False  # a member is about to start again, perhaps far behind
+    if any(process.replaces_state for process in world.members()):
+        return False  # a leader hands over before it uses another state
     last = leader.opened.log.last_index
     return all(
         process.opened.machine.applied_index == last == process.opened.log.last_index for process in world.members()

@@ -1,4 +1,5 @@
-"""Tests: which calls of a node as down the checker of heartbeats takes for early.
+"""Tests: which calls of a node as down the checker of heartbeats takes for early, and which status of a node is right
+at the end.
 
 Not here: the simulated nodes in a whole run (test_simulation.py), the beats of managers (unit/raft/test_beats.py).
 Invariant: no manager runs here; each case names its beats.
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.beats import Taken
+from tests.simulation.beats import NodesThatBeat, Taken
 from tests.simulation.checkers.beats import DECIDING_SECONDS, Heartbeats
 
 TTL = 2.0
@@ -58,3 +59,15 @@ def test_a_node_that_was_not_late_is_called_down_too_early(answered: list[tuple[
 def test_a_beat_of_a_late_node_counts_after_the_time_of_a_decision() -> None:
     assert not too_early((19.0, DIED), (DECIDING_SECONDS - 0.1, RUNS), first=19.0, ttl=9.0)
     assert too_early((19.0, DIED), (DECIDING_SECONDS + 0.1, RUNS), first=19.0, ttl=9.0)
+
+
+@pytest.mark.parametrize(
+    ("is_alive", "stored", "right"),
+    [(True, "unknown", ["ready"]), (False, "ready", ["down"]), (False, "unknown", ["down", "unknown"])],
+)
+def test_a_node_that_died_before_it_was_made_ready_keeps_its_status(
+    is_alive: bool, stored: str, right: list[str]
+) -> None:
+    """(Pins a false alarm: it had to be down. Only a ready node becomes down.)"""
+    node: Any = SimpleNamespace(is_drained=False, last_at=NOW, is_alive=is_alive, stored=stored)
+    assert list(NodesThatBeat.right_statuses(node)) == right

@@ -46,7 +46,7 @@ from warren_raft.raft.effects import (
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import Event, Synced, Worked
 from warren_raft.raft.log.log import Batch
-from warren_raft.raft.replacement import Arrow
+from warren_raft.raft.replacement import Arrow, Phase
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import prove_state, verify
@@ -129,6 +129,11 @@ class Process:
     def clock(self) -> float:
         """The manager's own monotonic clock. It runs a little too fast or slow, and jumps when its machine slept."""
         return self._started_at + (self.world.now - self._started_at) * self._clock_rate + self._leapt
+
+    @property
+    def replaces_state(self) -> bool:
+        """Whether another state is about to take the place of the state in use, or is wanted."""
+        return self.engine.renewal_wanted or self.engine._replacement.phase is not Phase.IN_USE
 
     def leap(self, seconds: float) -> None:
         """The manager's machine slept: its clock has gone on, and no message came meanwhile."""

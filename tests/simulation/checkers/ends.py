@@ -13,7 +13,7 @@ ANSWERED_SECONDS = 3.0
 """The time for an answer under one leader: a few round trips, and the slowest disk."""
 WAYS = 3
 """The call, and the calls that it waits behind, may have begun before the calm: so many of the slowest messages more
-are allowed."""
+are allowed. All bytes that are on their way on thin links when the calm begins arrive first."""
 
 
 class CallsEnd:
@@ -41,7 +41,7 @@ class CallsEnd:
         waiting = waiting & calls
         found = (process.engine.leader, process.engine.term, process.world.is_calm)
         if found != leader:
-            since = process.world.now
+            since = max(process.world.now, process.world.network.latest_arrival)
         self._waiting[process.number] = waiting, since, found
         if not waiting:
             del self._waiting[process.number]
