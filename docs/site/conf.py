@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +26,15 @@ html_copy_source = False
 html_show_copyright = False
 
 FAMILIES: Final = {
+    "Tutorial": ("docs/tutorial",),
     "How-tos": (
+        "All tasks <docs/how-to>",
         "docs/embedding",
         "An orchestrator to copy from <examples/orchestrator/README>",
         "docs/heartbeats",
         "Three hosts, certificates <docs/certificates>",
         "Lost and moved managers <docs/recovery>",
+        "docs/disk-full",
         "From a Go Warren <docs/from-warren>",
     ),
     "Reference": (
@@ -145,6 +149,8 @@ def entry(name: str) -> str:
     if value is not warren_raft.Reader:
         public.append(warren_raft.Reader)
     known = [base for base in value.__mro__[1:] if is_foreign(base) or any(issubclass(each, base) for each in public)]
+    if issubclass(value, Enum):
+        options.append(":undoc-members:")  # its values
     options.append(f":inherited-members: {', '.join(base.__name__ for base in known)}")
     return "\n   ".join([f".. autoclass:: warren_raft.{name}", *options]) + "\n"
 

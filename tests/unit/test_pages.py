@@ -26,7 +26,7 @@ SECTION = re.compile(r"\| \*\*`([\w/]+)/`\*\*")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 CONFLICT = re.compile(r"^(?:<{7}|>{7}|\|{7}) ", re.MULTILINE)
-THEIRS = {"syncobj.py"}  # PySyncObj's
+THEIRS = {"syncobj.py", "first.py", "my_manager.py"}  # PySyncObj's, and those of the reader of docs/tutorial.md
 
 
 def name(path: Path) -> str:
