@@ -32,6 +32,7 @@ class DirectStore(BaseStore):
     """On a database that the test opens and closes."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         self._database = database
         self.commands: list[tuple[Operation, ...]] = []
 

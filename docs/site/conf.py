@@ -42,6 +42,7 @@ FAMILIES: Final = {
         "The command line <docs/cli>",
         "docs/configuration",
         "docs/alarms",
+        "docs/metrics",
         "docs/logging",
         "docs/files",
         "Files of the log <docs/log-format>",

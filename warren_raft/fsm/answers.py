@@ -46,6 +46,12 @@ _SESSION_ERRORS: Final = {
     TOO_MANY_OUTSTANDING: "too many writes of this process wait for their answers",
 }
 
+_CLASS_NAMES: Final[dict[str | int, str]] = {
+    CONFLICT: RevisionConflict.__name__,
+    LEADERSHIP_LOST: LeadershipLost.__name__,
+    MALFORMED: InvalidEntity.__name__,
+}
+
 Error = tuple[str | int, ...]
 
 
@@ -60,6 +66,11 @@ class Result(NamedTuple):
     sequence: int
     revision: int
     error: Error | None = None
+
+
+def class_name_of(error: Error) -> str:
+    """The name of the class that `raise_for` raises for this error."""
+    return _CLASS_NAMES.get(error[0], Unavailable.__name__)
 
 
 def raise_for(result: Result) -> int:

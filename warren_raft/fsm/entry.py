@@ -25,6 +25,7 @@ from warren_raft.fsm.history import History, with_before
 from warren_raft.fsm.leases import Leases
 from warren_raft.fsm.requests import Requests
 from warren_raft.fsm.sessions import Answer, Sessions
+from warren_raft.fsm.tallies import TallyChanges
 from warren_raft.store import codec
 from warren_raft.store.command import (
     CLOSE_SESSION,
@@ -142,6 +143,7 @@ class Entries:
         "_term",
         "_transaction",
         "digests",
+        "tally_changes",
     )
 
     def __init__(
@@ -169,6 +171,7 @@ class Entries:
         self._members = before.membership, before.cluster_id
         self.digests: list[tuple[int, bytes]] = []
         """The digest after each of the entries."""
+        self.tally_changes: Final = TallyChanges()
 
     def apply(
         self, index: int, term: int, commands: Sequence[bytes], members: tuple[str, bytes] | None = None
@@ -326,6 +329,7 @@ class Entries:
                 if kind_number == NODE.number:
                     self._digest_total += self._leases.drop(transaction, id_)
             self._digest_total += digest.difference(_TARGETS[kind_number].frame, key, before, record)
+            self.tally_changes.note(kind_number, record, entity, before)
             if transaction.keys_before is not None:
                 if lost is None:
                     lost = {}

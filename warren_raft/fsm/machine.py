@@ -21,6 +21,7 @@ from warren_raft.fsm.history import History
 from warren_raft.fsm.leases import Leases
 from warren_raft.fsm.requests import Requests, sessions_in
 from warren_raft.fsm.sessions import Sessions
+from warren_raft.fsm.tallies import Tally, tally_of
 from warren_raft.store.codec import INDEXED_WIDTHS
 from warren_raft.store.command import Command, examine, is_session_of
 from warren_raft.store.database import Database
@@ -54,6 +55,8 @@ class StateMachine:
         """The term of that entry; 0 for a new database."""
         self._examined: dict[bytes, Command] = {}
         """Commands without a problem that were not applied yet."""
+        self._tally: tuple[int, Tally] = -1, {}
+        """The applied index of a tally, and the tally."""
         self._ring: list[tuple[int, bytes] | None] = [None] * RECENT_DIGESTS
         self._load()
 
@@ -88,6 +91,11 @@ class StateMachine:
     def leases(self) -> Mapping[str, float]:
         """The ttl in seconds of each node that beats, by its id. Copy it before iterating."""
         return self._leases.ttl_seconds
+
+    @property
+    def tally(self) -> Tally:
+        """How many nodes there are by role and status, and containers by state."""
+        return self._tally[1]
 
     def digest_at(self, index: int) -> bytes | None:
         """The digest after the entry `index`; None if it is not kept or no longer kept, so nothing can be compared."""
@@ -162,6 +170,7 @@ class StateMachine:
             )
             results = [applied.apply(index + n, *entry, members) for n, entry in enumerate(entries)]
             after = applied.finish()
+        self._tally = after.applied_index, applied.tally_changes.applied_to(self._tally[1])
         self._show(after, applied.digests)
         self._in_doubt = False
         return results
@@ -174,6 +183,8 @@ class StateMachine:
                 self._requests = Requests(transaction, len(self._sessions) + len(self._leases))
                 self._history = History(transaction)
                 committed = read_committed(transaction)
+                if self._tally[0] != committed.applied_index:
+                    self._tally = committed.applied_index, tally_of(transaction)
             except ValueError as error:
                 raise Corrupted(self.database.path, f"cannot be read: {error}") from None
         self._show(committed, [(committed.applied_index, committed.digest)])

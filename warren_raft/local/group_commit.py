@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
+from warren_raft.store.counts import Series
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.handover import Landing, hand_over
 from warren_raft.support.log_lines import log_event
@@ -27,6 +28,9 @@ logger = logging.getLogger("warren_raft.local.group_commit")
 
 Outcome = int | Exception
 """The result of a request: its answer, or the error for its caller."""
+
+UNNAMED: Final = Series("", "")
+"""Where requests are counted that nobody wants to be counted."""
 
 MAX_WAITING: Final = 16_384
 """The most waiting requests; beyond it, a request with a future is refused. About a second of small writes."""
@@ -71,12 +75,12 @@ class GroupCommit:
         """How many requests wait for their commit to begin."""
         return len(self._queue)
 
-    def run(self, data: bytes, timeout: float) -> int:
+    def run(self, data: bytes, timeout: float, series: Series = UNNAMED) -> int:
         """Commit `data` and return its answer, within `timeout` seconds.
 
         Raises the outcome's error; Unavailable (`maybe_applied` if its commit runs) at the deadline; Closed.
         """
-        request = Request(data, timeout, None)
+        request = Request(data, timeout, None, series=series)
         try:
             self._enter(request)
             ended = request.wait()
@@ -84,27 +88,29 @@ class GroupCommit:
             self._leave(request)
             raise
         if not ended and self._leave(request):
+            series.failed(Unavailable.__name__)
             raise _too_late()
         if not request.has_ended:
             raise _takes_too_long()
         return request.result()
 
-    def start(self, data: bytes, timeout: float) -> Future[int]:
+    def start(self, data: bytes, timeout: float, series: Series = UNNAMED) -> Future[int]:
         """Like `run`, but returns at once. The future gets the result or error of `run` later. It cannot be cancelled.
         Raises Unavailable if the queue is full, and Closed."""
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()
-        self._enter_without_waiting(Request(data, timeout, future))
+        self._enter_without_waiting(Request(data, timeout, future, series=series))
         return future
 
-    def begin(self, data: bytes, timeout: float, landing: Landing) -> Request:
+    def begin(self, data: bytes, timeout: float, landing: Landing, series: Series = UNNAMED) -> Request:
         """Like `start`, for a coroutine."""
-        request = Request(data, timeout, None, landing)
+        request = Request(data, timeout, None, landing, series=series)
         self._enter_without_waiting(request)
         return request
 
     def _enter_without_waiting(self, request: Request) -> None:
         if self._is_full(len(request.data)):
+            request.series.failed(Unavailable.__name__)
             raise Unavailable("too many writes are waiting", maybe_applied=False)
         self._enter(request)
 
@@ -166,6 +172,9 @@ class GroupCommit:
 
     def _tell(self, group: Sequence[Request]) -> None:
         """The requests are decided."""
+        now = time.monotonic()
+        for request in group:
+            request.count(now)
         for request in group:
             if request.has_thread:
                 request.wake()
@@ -213,14 +222,24 @@ class Request:
     """One caller's bytes to commit. The caller's thread waits for the result, or gets it by `future`, or a coroutine
     waits at `landing`."""
 
-    __slots__ = ("_claimed", "_turn", "data", "future", "landing", "outcome", "patience_until")
+    __slots__ = ("_claimed", "_turn", "begun", "data", "future", "landing", "outcome", "patience_until", "series")
 
-    def __init__(self, data: bytes, timeout: float, future: Future[int] | None, landing: Landing | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        timeout: float,
+        future: Future[int] | None,
+        landing: Landing | None = None,
+        *,
+        series: Series = UNNAMED,
+    ) -> None:
         self.data = data
         self.future = future
         self.landing = landing
         self.outcome: Outcome | None = None
-        self.patience_until = time.monotonic() + timeout
+        self.series = series
+        self.begun = time.monotonic()
+        self.patience_until = self.begun + timeout
         self._turn = threading.Lock()  # the cheapest object that a thread can wait for: no Condition, no Event
         self._turn.acquire()
         self._claimed = threading.Lock()
@@ -255,6 +274,13 @@ class Request:
     def late(self) -> Unavailable:
         """The error of a coroutine that has waited until `patience_until`."""
         return _too_late() if self.claim() else _takes_too_long()
+
+    def count(self, now: float) -> None:
+        """It has an outcome."""
+        if isinstance(self.outcome, Exception):
+            self.series.failed(type(self.outcome).__name__)
+        else:
+            self.series.ended(now - self.begun)
 
     def settle(self) -> None:
         """Give the result to the future."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final, Self
+import time
+from typing import TYPE_CHECKING, Final, Self
 
 from warren_raft.disk.paths import refuse_file
 from warren_raft.errors import Closed
@@ -18,6 +19,9 @@ from warren_raft.store.interface import Reader, View
 from warren_raft.support import forking
 from warren_raft.support.process_end import close_at_exit
 from warren_raft.watching.hub import Hub
+
+if TYPE_CHECKING:
+    from warren_raft.metrics.meters import Meters
 
 POLL_SECONDS: Final = 0.1
 """How often the state is looked at for watches: the process that changes it cannot tell. It takes some 20 µs."""
@@ -73,6 +77,8 @@ class ReadOnlyStore(Reader):
     """
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self._started_at = time.time()
         self._state = StateDirectory(data_dir)
         refuse_file(self._state.data_dir)
         self._change = threading.Lock()
@@ -131,6 +137,16 @@ class ReadOnlyStore(Reader):
                 before.close()
             self._pointer = pointer
             return self._database or before
+
+    def _meters(self) -> Meters:
+        """For metrics/."""
+        from warren_raft.metrics.meters import Meters, state_meters
+
+        try:
+            state = state_meters(self._attached(), None)
+        except Closed:
+            state = None
+        return Meters(started_at=self._started_at, reads=self._reads, state=state)
 
     def __repr__(self) -> str:
         """For logs and debuggers. Any state, any thread; never raises."""

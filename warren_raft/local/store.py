@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from warren_raft.alarms import Alarm, Alarms
 from warren_raft.disk.descriptors import RESERVE
@@ -50,6 +50,7 @@ from warren_raft.store.command import (
     encode_body,
     with_request_id,
 )
+from warren_raft.store.counts import WriteCounts
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
 from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.store.generations import StateDirectory
@@ -64,6 +65,9 @@ from warren_raft.support.own_thread import OwnThread
 from warren_raft.support.process_end import close_at_exit
 from warren_raft.support.waiting import Bell, Wait
 from warren_raft.watching.hub import Hub
+
+if TYPE_CHECKING:
+    from warren_raft.metrics.meters import Meters
 
 logger = logging.getLogger("warren_raft.local.store")
 
@@ -107,6 +111,7 @@ class LocalStore(Store):
         request_memory_seconds: float = 3600.0,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
+        super().__init__()
         if path is not None:
             warnings.warn("the directory of a LocalStore is data_dir, not path", DeprecationWarning, stacklevel=2)
         directory = data_dir if data_dir is not None else path
@@ -132,6 +137,8 @@ class LocalStore(Store):
         """The threads that wait for the end."""
         self._changed = Bell()
         self._deliveries = Deliveries("warren-local-futures")
+        self._writes: Final = WriteCounts()
+        self._started_at: Final = time.time()
         self._own = OwnThread("warren-local", self._between)
         self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries)
         self._hub: Final = Hub(self._attached, lambda: self._failure, ring_by=self._ring_by)
@@ -346,13 +353,13 @@ class LocalStore(Store):
     ) -> int:
         """`fence` has no effect: nobody else ever leads."""
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        return self._commits.run(self._command(operations, request_key), seconds)
+        return self._commits.run(self._command(operations, request_key), seconds, self._writes.of(operations))
 
     def _start(
         self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
     ) -> Future[int]:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        return self._commits.start(self._command(operations, request_key), seconds)
+        return self._commits.start(self._command(operations, request_key), seconds, self._writes.of(operations))
 
     def _begin(
         self,
@@ -364,7 +371,8 @@ class LocalStore(Store):
         fence: int = NO_FENCE,
     ) -> Begun[int]:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        return self._commits.begin(self._command(operations, request_key), seconds, landing)
+        command = self._command(operations, request_key)
+        return self._commits.begin(command, seconds, landing, self._writes.of(operations))
 
     def _command(self, operations: tuple[Operation, ...], request_key: str) -> bytes:
         """The command of these operations. Raises the errors that a store has before it sends anything."""
@@ -372,9 +380,16 @@ class LocalStore(Store):
             raise Closed(forking.PARENTS)
         self._require_sound()
         if any(operation.verb == PUT for operation in operations):
-            self._room.require()
+            self._require_room(operations)
         forget_below = self._request_memory.forget_below() if request_key else 0
         return with_request_id(NO_SESSION, 0, 0, encode_body(operations, NO_FENCE, request_key, forget_below))
+
+    def _require_room(self, operations: tuple[Operation, ...]) -> None:
+        try:
+            self._room.require()
+        except StorageFull:
+            self._writes.of(operations).failed(StorageFull.__name__)
+            raise
 
     def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         """Apply the requests of a group as one entry: one transaction, one sync."""
@@ -435,6 +450,7 @@ class LocalStore(Store):
         except (StorageFull, OSError) as error:
             log_event(logger, logging.WARNING, "state not copied", f"it grows: {error}", path=before.path)
             return
+        database.commits.take_over(before.commits)
         self._machine = StateMachine(database)
         self._room = _Room(database)
         self._database = database
@@ -476,6 +492,25 @@ class LocalStore(Store):
 
         database = self._attached()
         return save(database, path, created_at=datetime.now(UTC), node_id="", quorum=True)
+
+    def _meters(self) -> Meters:
+        """For metrics/."""
+        from warren_raft.metrics.meters import Meters, state_meters
+
+        database, machine = self._database, self._machine
+        try:
+            state = None if database is None else state_meters(machine.database, machine.tally)
+        except Closed:
+            state = None
+        return Meters(
+            started_at=self._started_at,
+            reads=self._reads,
+            state=state,
+            writes=self._writes,
+            commits=machine.database.commits,
+            watches=self._hub.open_count,
+            watches_lost=self._hub.lost_count,
+        )
 
     def __repr__(self) -> str:
         """For logs and debuggers. Any state, any thread; never raises."""

@@ -97,6 +97,8 @@ class WriteCalls:
 
     def _submit_without_waiting(self, write: Write) -> None:
         if self._writes.is_full(len(write.data), self._driver.submitted):
+            if write.series is not None:
+                write.series.failed(Unavailable.__name__)
             raise Unavailable(QUEUE_FULL, maybe_applied=False)
         self._submit(write)
 
@@ -131,12 +133,24 @@ class WriteCalls:
     def _made(self, operations: tuple[Operation, ...], timeout: float | None, request_key: str, fence: int) -> Write:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
+        series = self._writes.counts.of(operations)
         needs_room = PUT in [operation.verb for operation in operations]
         if needs_room and self._engine.is_full:
+            series.failed(StorageFull.__name__)
             raise StorageFull(self._why_full())
         forget_below = self._request_memory.forget_below() if request_key else 0
         data = encode_body(operations, fence, request_key, forget_below)
-        return Write(0, 0, data, deadline, self._writes.done, needs_room=needs_room, thread=threading.get_ident())
+        return Write(
+            0,
+            0,
+            data,
+            deadline,
+            self._writes.done,
+            needs_room=needs_room,
+            thread=threading.get_ident(),
+            series=series,
+            begun=time.monotonic(),
+        )
 
     def _submit(self, call: Call) -> None:
         if not self._driver.submit(call):

@@ -65,10 +65,13 @@ class Heartbeats:
         self._changes: Final = Changes(node_id)
         self._under_way: dict[str, Future[int]] = {}
         self._forget_at = 0.0
+        self.taken = 0
+        """Beats of this manager's callers."""
 
     def beat(self, node_id: str, ttl_seconds: float) -> None:
         """Take the beat of a node that exists. Raises Unavailable if no leader was heard for a while, and Closed."""
         self._life.require()
+        self.taken += 1
         if not self._beats.take(node_id, ttl_seconds, time.monotonic()):
             reason = f"{self._node_id} hears no leader; it keeps the beat of {node_id} and will tell the next leader"
             raise Unavailable(f"{reason}; send the beat to another manager too", maybe_applied=True, of_write=False)

@@ -41,6 +41,7 @@ from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
 from warren_raft.raft.links.transport import Transport
+from warren_raft.snapshots.backups import Backups
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import forking
 from warren_raft.support.deliveries import Deliveries
@@ -96,7 +97,7 @@ class Parts:
         self.life: Final = Lifetime(self.alarms)
         self.certificate: Final = OwnCertificate(config, self.alarms)
         self._deliveries = Deliveries(f"warren-raft-futures {config.node_id}")
-        self._writes = Writes(config.node_id, config.queue_limit, self._deliveries)
+        self.writes: Final = Writes(config.node_id, config.queue_limit, self._deliveries)
         self._space = Space(
             str(config.directory),
             reserve_bytes=config.disk_reserve_bytes,
@@ -107,6 +108,10 @@ class Parts:
         self._watchdog: Watchdog | None = None
         """Made last: while it is None, not everything was started."""
         self._admin: Service | None = None
+        self.backups: Backups | None = None
+        """None: the configuration asks for none."""
+        self.installed = 0
+        """How often another state replaced the state."""
         self._backups: threading.Thread | None = None
         self._housekeeper: threading.Thread | None = None
         self._judge: threading.Thread | None = None
@@ -155,7 +160,7 @@ class Parts:
             node_id=config.node_id,
             log=self.opened.log,
             credentials=credentials,
-            writes=self._writes,
+            writes=self.writes,
             make_engine=partial(self.opened.make_engine, identity=identity),
             on_change=life.changed.ring,
             on_failure=life.fail,
@@ -169,7 +174,7 @@ class Parts:
             seconds,
             life=life,
             driver=driver,
-            writes=self._writes,
+            writes=self.writes,
             space=self._space,
             request_memory=RequestMemory(config.request_memory_seconds, lambda: driver.engine.applied_index),
             revision=lambda: self.opened.machine.revision,
@@ -212,9 +217,9 @@ class Parts:
             self._admin.start()
         self._housekeeper = self._started("warren-raft-housekeeping", self._housekeeping.run)
         self._judge = self._started("warren-raft-heartbeats", self.heartbeats.run)
-        backups = self.saving.backups(self.alarms)
-        if backups is not None:
-            self._backups = self._started("warren-raft-backups", backups.run)
+        self.backups = self.saving.backups(self.alarms)
+        if self.backups is not None:
+            self._backups = self._started("warren-raft-backups", self.backups.run)
         self._watchdog = Watchdog(
             config.node_id,
             driver.thread,
@@ -258,6 +263,9 @@ class Parts:
         """In the raft thread, after the state was replaced. Reads that have begun go on in the old state."""
         if was_wrong:
             self.hub.diverged(machine.database)
+        self.installed += 1
+        if self.life.database is not None:
+            machine.database.commits.take_over(self.life.database.commits)
         self.life.database = machine.database
         self.hub.ring()
 

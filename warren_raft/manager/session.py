@@ -10,6 +10,7 @@ Invariant: every write ends exactly once, and the writes of one thread are sent 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ from random import SystemRandom
 from typing import Final
 
 from warren_raft.errors import Closed, Unavailable
-from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
+from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, class_name_of, raise_for
 from warren_raft.manager.barrier_calls import GRACE_SECONDS, NO_ANSWER, BarrierCall, BarrierCalls
 from warren_raft.raft.submit import Proposal, expired
 from warren_raft.store.command import (
@@ -30,6 +31,7 @@ from warren_raft.store.command import (
     new_session,
     with_request_id,
 )
+from warren_raft.store.counts import Series, WriteCounts
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.handover import Landing, hand_over
 from warren_raft.support.waiting import taken
@@ -59,6 +61,10 @@ class Write(Proposal):
     """The wait of its caller, if its caller waits."""
     landing: Landing | None = None
     """The wait of its caller, if its caller is a coroutine."""
+    series: Series | None = None
+    """Where it is counted; None: nowhere."""
+    begun: float = 0.0
+    """When its caller made it, by time.monotonic()."""
 
     def prepare_wait(self) -> None:
         """Before the write is submitted, if its caller waits."""
@@ -95,6 +101,19 @@ class Write(Proposal):
         result: Result = self.outcome
         return raise_for(result)
 
+    def count(self, now: float) -> None:
+        """It has ended."""
+        if self.series is None:
+            return
+        if self.error is not None:
+            self.series.failed(type(self.error).__name__)
+            return
+        result: Result = self.outcome
+        if result.error is None:
+            self.series.ended(now - self.begun)
+        else:
+            self.series.failed(class_name_of(result.error))
+
     def settle(self) -> None:
         """Give the result to the future."""
         assert self.future is not None
@@ -129,6 +148,9 @@ class Writes:
         """The callers to wake, of writes that have ended."""
         self._landed: deque[Landing] = deque()
         """The same for coroutines."""
+        self._uncounted: deque[Write] = deque()
+        """Writes that have ended since the last `flush`."""
+        self.counts: Final = WriteCounts()
         self._waking: Final = Waking()
         self.barriers: Final = BarrierCalls(self._asleep.append, self._landed.append)
         self._session = 0
@@ -240,6 +262,7 @@ class Writes:
             self.barriers.write_ended(write.thread)
         elif write.landing is not None:
             self._landed.append(write.landing)
+        self._uncounted.append(write)
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
         """End the writes that reached their deadline before they got a request id. `hindrance`: see Engine. Call it
@@ -258,6 +281,8 @@ class Writes:
     def flush(self) -> bool:
         """Wake the callers, and resolve the futures, of the writes that have ended since the last call. Whether there
         are callers that `wake_late` has to look at."""
+        if self._uncounted:
+            self._count(taken(self._uncounted))
         if self._landed:
             hand_over(taken(self._landed))
         if self._settled:
@@ -265,6 +290,12 @@ class Writes:
         if self._asleep:
             return self._waking.wake(taken(self._asleep))
         return False
+
+    @staticmethod
+    def _count(ended: Iterable[Write]) -> None:
+        now = time.monotonic()
+        for write in ended:
+            write.count(now)
 
     def wake_late(self) -> bool:
         """Wake the callers that should be awake by now. Returns whether there are others, that are not awake yet."""
@@ -285,6 +316,7 @@ class Writes:
             if self._outstanding.pop(write, _GONE) is not _GONE:
                 write.error = Unavailable(reason, maybe_applied=True) if write.sequence else Closed(reason)
                 ended.append(write)
+        self._count(taken(self._uncounted) + ended)
         callers = self.barriers.end_all(barriers, reason)
         sleepers = [caller for caller in callers if isinstance(caller, Sleeper)] + taken(self._asleep)
         sleepers += [write.sleeper for write in ended if write.sleeper is not None]

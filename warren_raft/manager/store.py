@@ -8,6 +8,7 @@ Invariant: a write that returned is committed by a majority and applied to this 
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -31,6 +32,7 @@ from warren_raft.watching.hub import Hub
 
 if TYPE_CHECKING:
     from warren_raft.admin.server import AdminServer
+    from warren_raft.metrics.meters import Meters
 
 
 class ReplicatedStore(Store):
@@ -44,6 +46,7 @@ class ReplicatedStore(Store):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config: Final = config
+        self._started_at: Final = time.time()
         self._parts: Final = self._made_parts()
         self._life: Final = self._parts.life
         try:
@@ -138,6 +141,16 @@ class ReplicatedStore(Store):
             failure=self.failure,
             is_stuck=self._life.is_stuck,
         )
+
+    def _meters(self) -> Meters:
+        """For metrics/."""
+        from warren_raft.manager.meters import meters_of
+
+        try:
+            status = self.status()
+        except Closed:
+            status = None
+        return meters_of(self._parts, self._reads, status, self._started_at)
 
     def reload_certificate(self) -> None:
         self._parts.certificate.wanted = True

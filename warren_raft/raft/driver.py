@@ -50,6 +50,7 @@ from warren_raft.raft.log.log import Log
 from warren_raft.raft.step_loop import Bell, StepLoop
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.sync_thread import SyncThread
+from warren_raft.support.counting import Durations
 from warren_raft.support.log_lines import log_event
 from warren_raft.support.stamps import Stamps
 from warren_raft.support.waiting import taken
@@ -141,6 +142,8 @@ class Driver(Generic[W]):
         """Whether steps may be made: the links are open."""
         self._step_at = LONG_AGO
         """When the next step is due although nothing happens; LONG_AGO: at once."""
+        self.applies: Final = Durations()
+        """The runs of entries that were applied in one step."""
         self.steps = 0
         """Steps so far."""
         self._turns = 0
@@ -173,6 +176,11 @@ class Driver(Generic[W]):
     @property
     def thread(self) -> threading.Thread:
         return self._thread
+
+    @property
+    def syncs(self) -> Durations:
+        """The batches of the log that were written, each with its sync."""
+        return self._sync_thread.syncs
 
     @property
     def submitted(self) -> Collection[W]:
@@ -375,8 +383,7 @@ class Driver(Generic[W]):
             synced = self._sync_thread.wait(may_wait=not self._engine.has_to_apply)
             if synced is not None:
                 self._step_engine(time.monotonic(), [synced])
-            on_applied = self.on_applied  # once: another thread may set it to None
-            more = self._engine.apply() if on_applied is None else self._apply_and_tell(on_applied)
+            more = self._apply()
             if self.stamps is not None:
                 self.stamps.add("applied", self._engine.applied_index)
             if now >= self._expire_at:
@@ -397,11 +404,14 @@ class Driver(Generic[W]):
             self._fail(self._engine.failure)
         self._step_at = LONG_AGO if more or self._has_more else self._engine.step_at
 
-    def _apply_and_tell(self, on_applied: Callable[[], None]) -> bool:
-        before = self._engine.applied_index
+    def _apply(self) -> bool:
+        before, began = self._engine.applied_index, time.monotonic()
         more = self._engine.apply()
         if self._engine.applied_index != before:
-            on_applied()
+            self.applies.note(time.monotonic() - began)
+            on_applied = self.on_applied  # once: another thread may set it to None
+            if on_applied is not None:
+                on_applied()
         return more
 
     def _step_engine(self, now: float, events: list[Event]) -> None:

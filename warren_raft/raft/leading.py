@@ -124,6 +124,11 @@ class Leading:
             return sum(self._roster.connected(voter) for voter in voters) * 2 > len(voters)
         return self.leader is not None and self.contact_age(self._context.now) < 2 * self._timeout_seconds
 
+    @property
+    def leaders_known(self) -> int:
+        """How often another leader, or the same one in another term, was known."""
+        return self._log_lines.leaders
+
     def contact_age(self, now: float) -> float:
         """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
         if self._core.is_leader:

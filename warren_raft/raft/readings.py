@@ -108,6 +108,17 @@ class Readings:
         return is_known, leading.leads_for_sure, leading.is_ready, self._roster.membership
 
     @property
+    def leaders_known(self) -> int:
+        """How often another leader, or the same one in another term, was known."""
+        return self._leading.leaders_known
+
+    @property
+    def queued_count(self) -> int:
+        """The commands of all managers that wait here to be proposed, while this manager leads. Large ones are not
+        counted."""
+        return len(self._submitter.queue)
+
+    @property
     def guard_stats(self) -> Mapping[str, int]:
         return self._guard.stats
 

@@ -64,6 +64,8 @@ class LeaderLog:
         self._candidates: dict[str, tuple[int, Reason]] = {}
         self._leader: str | None = None
         self._term = 0
+        self.leaders = 0
+        """How often a leader was known that was not the one before, or led in another term."""
 
     def stands(self, candidate: str, term: int, reason: Reason) -> None:
         """A manager, perhaps this one, asks for votes in a term."""
@@ -84,6 +86,7 @@ class LeaderLog:
             reason = (self._candidate_of(term) or LATER_TERM) if is_later else why
             self._log("leader lost", reason, leader=previous, term=term)
             return
+        self.leaders += 1
         stood_in, stood_for = self._candidates.get(leader, (0, None))
         self._candidates = {id_: stands for id_, stands in self._candidates.items() if stands[0] > term}
         self._log("leader changed", stood_for if stood_in == term else None, leader=leader, term=term)

@@ -22,6 +22,7 @@ from typing import Final
 
 from warren_raft.raft.events import Synced
 from warren_raft.raft.log.log import Batch
+from warren_raft.support.counting import Durations
 from warren_raft.support.log_lines import log_event
 from warren_raft.support.stamps import Stamps
 
@@ -78,6 +79,8 @@ class SyncThread:
         """The batches that ended while the raft thread did not wait for them."""
         self._is_quick = False
         """Set by the sync thread."""
+        self.syncs: Final = Durations()
+        """The batches that were written, or not: each with its sync."""
         self._thread = threading.Thread(target=self._run, name=f"warren-raft-sync {node_id}", daemon=True)
 
     def start(self) -> None:
@@ -150,7 +153,9 @@ class SyncThread:
             )
             self._call(self._broken, problem)
             return
-        self._is_quick = time.monotonic() - begin <= QUICK_SECONDS
+        took = time.monotonic() - begin
+        self.syncs.note(took)
+        self._is_quick = took <= QUICK_SECONDS
         writing.synced = Synced(batch, error)
         writing.turn.release()
         if not writing.is_awaited:

@@ -81,6 +81,10 @@ class Backups:
         self._now = now
         self._files = files
         self._checked_at: datetime | None = None
+        self.saved = self.failed = 0
+        """Attempts of this process."""
+        self.newest: SnapshotInfo | None = None
+        """The newest backup, as this manager found it when it last led; None: none, or it has not led yet."""
 
     @property
     def alarm(self) -> str | None:
@@ -118,6 +122,7 @@ class Backups:
         return min(self._every, RETRY_SECONDS)
 
     def _failed(self, error: Exception) -> None:
+        self.failed += 1
         self._alarm(f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {self._reason(error)}")
 
     def _works(self) -> None:
@@ -157,8 +162,9 @@ class Backups:
         # A backup that is ahead of this state is from before the cluster was set back: it does not hold the present
         # state.
         of_this_state = [manifest for _, manifest in backups if manifest.revision <= position.revision]
-        if of_this_state:
-            newest = of_this_state[0]
+        self.newest = of_this_state[0] if of_this_state else None
+        if self.newest is not None:
+            newest = self.newest
             age = (now - newest.created_at).total_seconds()
             if 0 <= age < self._every:
                 return self._every - age
@@ -209,6 +215,8 @@ class Backups:
         if os.path.lexists(path):
             raise RefusedForSafety(f"{path} exists already, and {part} was to get its name")
         rename(part, path, files=self._files)
+        self.saved += 1
+        self.newest = manifest
         log_event(logger, logging.INFO, "backup saved", path=path, index=manifest.index, bytes=manifest.size_bytes)
         return path, manifest.cluster_id
 

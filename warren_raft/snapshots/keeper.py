@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.position import FIRST_INDEX
+from warren_raft.support.counting import Durations
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.snapshots")
@@ -121,6 +123,8 @@ class Keeper:
         self._retired: list[tuple[int, str]] = []
         self._dropped: list[str] = []
         self._incoming = ("", 0)
+        self.takings: Final = Durations()
+        """The snapshots that were taken and verified."""
         self.closing: Final = threading.Event()
         """Set to end the jobs that run."""
         self.machine: StateMachine
@@ -165,6 +169,7 @@ class Keeper:
         database = self.machine.database
 
         def job() -> Held:
+            began = time.monotonic()
             with database.read() as transaction:
                 size = transaction.used_bytes()
             self.require_room(size + TRAILER_BYTES)
@@ -181,6 +186,7 @@ class Keeper:
                 self.is_suspect = True
                 raise
             self._reclaim(snapshot.path)
+            self.takings.note(time.monotonic() - began)
             return Held(snapshot)
 
         return job

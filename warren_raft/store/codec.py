@@ -124,7 +124,12 @@ def index_keys(kind: Kind[Any]) -> tuple[tuple[Index, KeysOf], ...]:
 
 def index_position(kind: Kind[Any], index: Index) -> int:
     """The position of the indexed field in an entity's array."""
-    return [field.name for field in fields_of(kind.entity)].index(index.field)
+    return field_position(kind, index.field)
+
+
+def field_position(kind: Kind[Any], name: str) -> int:
+    """The position of a field in an entity's array."""
+    return [field.name for field in fields_of(kind.entity)].index(name)
 
 
 @cache  # bounded: one entry a kind

@@ -71,6 +71,7 @@ from warren_raft.store.transactions import (
     key_of,
 )
 from warren_raft.support import forking
+from warren_raft.support.counting import Durations
 from warren_raft.support.log_lines import log_event
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class Database:
         self.number: Final = next(_numbers)
         self.clock: Final = clock
         self.decoded: Final = DecodedCache()
+        self.commits: Final = Durations()
         self.begin: Callable[..., AbstractContextManager[lmdb.Transaction[Any]]]
         self.begin = environment.begin if readers_table is None else readers_table.begin
         """`begin(handle, None, False, buffers)`: a raw read transaction, for `with`. Raises Closed after close."""

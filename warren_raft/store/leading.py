@@ -25,6 +25,8 @@ _SHORT_TEXT: Final = 0x60
 _SHORT_TEXT_END: Final = _SHORT_TEXT - 1
 """The head of a short text minus this is the size of the head and the text together."""
 _TEXT_8: Final = 0x78
+_SHORT_TEXT_SIZES: Final = [head - _SHORT_TEXT_END if _SHORT_TEXT <= head < _TEXT_8 else 0 for head in range(256)]
+"""By the head of an item: the size of the head and the text together; 0: it is no short text."""
 _SHORT_ARRAY: Final = 0x80
 _ARRAY_8: Final = 0x98
 _ARRAY_OF_1: Final = 0x81
@@ -96,6 +98,66 @@ def leading_items(record: bytes, count: int) -> list[Any]:
                 item, at = _item_at(record, at)
             items.append(item)
     return items
+
+
+def text_of(record: bytes, position: int) -> bytes:
+    """The text at this position of the entity in a record, in UTF-8. b"" stands for an item that is no text, is missing
+    or cannot be read."""
+    try:
+        at = _item_start(record, _entity_start(record), position)
+        size = _SHORT_TEXT_SIZES[record[at]]
+        if size:
+            return record[at + 1 : at + size]
+        major, size, start = _head_at(record, at)
+        return record[start : start + size] if major == _TEXT else b""
+    except _UNREADABLE:
+        return b""
+
+
+def texts_of_both(entity: bytes, record: bytes, position: int) -> tuple[bytes, bytes] | None:
+    """`text_of` for an entity and for the record that it replaces. None, for speed, if the items before differ, or one
+    of the items is not a short text."""
+    try:
+        if not _SHORT_ARRAY < entity[0] < _ARRAY_8:
+            return None
+        at = 1
+        for _ in range(position):
+            size = _SHORT_TEXT_SIZES[entity[at]]
+            if size:
+                at += size
+            elif entity[at] == _TEXT_8:
+                at += 2 + entity[at + 1]
+            else:
+                return None
+        in_record = 2 + INTEGER_BYTES.get(record[1], 0)
+        if not record.startswith(entity[:at], in_record):
+            return None
+        in_record += at
+        size, size_in_record = _SHORT_TEXT_SIZES[entity[at]], _SHORT_TEXT_SIZES[record[in_record]]
+        if size and size_in_record:
+            return entity[at + 1 : at + size], record[in_record + 1 : in_record + size_in_record]
+    except _UNREADABLE:
+        pass
+    return None
+
+
+def _item_start(data: bytes, start: int, position: int) -> int:
+    """Where an item of the entity that begins at `start` begins."""
+    count = data[start] - _SHORT_ARRAY
+    at = start + 1
+    if not 0 <= count < _ARRAY_8 - _SHORT_ARRAY:
+        count, at = _array_at(data, start)
+    if position >= count:
+        raise ValueError
+    for _ in range(position):
+        size = _SHORT_TEXT_SIZES[data[at]]
+        if size:
+            at += size
+        elif data[at] == _TEXT_8:
+            at += 2 + data[at + 1]
+        else:
+            at = _skip(data, at)
+    return at
 
 
 def indexed_items(entity: bytes, count: int, most: int) -> int:

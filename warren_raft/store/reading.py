@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
+from time import perf_counter
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import lmdb
@@ -26,6 +27,7 @@ from warren_raft.model.entities import (
 )
 from warren_raft.store import lookup
 from warren_raft.store.cache import HEAD_BYTES
+from warren_raft.store.counts import TIMED_MASK, ReadCounts
 from warren_raft.store.events import Filter, checked_bookmark_seconds, checked_since
 from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import (
@@ -79,6 +81,8 @@ class ReadMethods(ABC):
 
     __slots__ = ()
 
+    _reads: ReadCounts
+
     @abstractmethod
     def _get(self, kind: Kind[E], id: str) -> E: ...  # noqa: A002
 
@@ -86,14 +90,55 @@ class ReadMethods(ABC):
     def _within(self, read: Callable[Concatenate[Owner, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """`read(database, transaction, ...)` in this object's transaction."""
 
+    # The next three count: plain steps, because each call within would be felt.
+
     def _list(self, kind: Kind[E]) -> list[E]:
-        return self._within(lookup.everything, kind)
+        reads, number = self._reads, kind.number
+        count = reads.lists[number] = reads.lists[number] + 1
+        begin = 0.0 if count & TIMED_MASK else perf_counter()
+        try:
+            return self._within(lookup.everything, kind)
+        except Exception as error:
+            reads.failures["list", number, type(error).__name__] += 1
+            raise
+        finally:
+            if begin:
+                reads.durations["list"][number].note(perf_counter() - begin)
+
+    def _find(
+        self,
+        read: Callable[[Owner, Txn, Kind[E], Index, str], R],
+        kind: Kind[E],
+        index: Index,
+        value: str,
+    ) -> R:
+        reads, number = self._reads, kind.number
+        count = reads.finds[number] = reads.finds[number] + 1
+        begin = 0.0 if count & TIMED_MASK else perf_counter()
+        try:
+            return self._within(read, kind, index, value)
+        except Exception as error:
+            reads.failures["find", number, type(error).__name__] += 1
+            raise
+        finally:
+            if begin:
+                reads.durations["find"][number].note(perf_counter() - begin)
+
+    def _get_timed(self, kind: Kind[E], id: str) -> E:  # noqa: A002
+        """For `_get`, which counted the read already."""
+        reads, number = self._reads, kind.number
+        begin = perf_counter()
+        try:
+            return self._get(kind, id)  # which counts it again
+        finally:
+            reads.durations["get"][number].note(perf_counter() - begin)
+            reads.gets[number] -= 1
 
     def _named(self, kind: Kind[E], index: Index, name: str) -> E:
-        return self._within(lookup.first_by_index, kind, index, name)
+        return self._find(lookup.first_by_index, kind, index, name)
 
     def _with(self, kind: Kind[E], index: Index, value: str) -> list[E]:
-        return self._within(lookup.by_index, kind, index, value)
+        return self._find(lookup.by_index, kind, index, value)
 
     # ---- nodes
 
@@ -210,7 +255,7 @@ class ReadMethods(ABC):
 
         `*.example.com` covers `a.example.com`, not `a.b.example.com` and not `example.com` (RFC 6125, 6.4.3).
         """
-        return self._within(lookup.by_host, CERTIFICATE, CERTIFICATE_BY_HOST, host)
+        return self._find(lookup.by_host, CERTIFICATE, CERTIFICATE_BY_HOST, host)
 
     def list_tls_certificates(self) -> list[TLSCertificate]:
         """Every TLS certificate, ordered by id."""
@@ -224,7 +269,11 @@ class Reader(ReadMethods):
     Thread-safe. A call sees everything that was applied here when it began, and waits for no other thread.
     """
 
-    __slots__ = ()
+    __slots__ = ("_gets", "_reads")
+
+    def __init__(self) -> None:
+        self._reads: ReadCounts = ReadCounts()
+        self._gets: list[int] = self._reads.gets
 
     @abstractmethod
     def _attached(self) -> Database:
@@ -312,18 +361,26 @@ class Reader(ReadMethods):
 
         Everything else, errors too, is left to `_within`, which begins again.
         """
+        number, gets = kind.number, self._gets
+        count = gets[number] = gets[number] + 1
+        if not count & TIMED_MASK:
+            return self._get_timed(kind, id)
         database = self._attached()
         try:
             key = id.encode()
-            entry = database.decoded.tables[kind.number].get(key)
+            entry = database.decoded.tables[number].get(key)
             if entry is not None:
-                with database.begin(database.tables[kind.number].handle) as txn:
+                with database.begin(database.tables[number].handle) as txn:
                     record = txn.get(key)
                 if record is not None and record[:HEAD_BYTES] == entry[0]:
                     return entry[1]  # type: ignore[no-any-return]
         except (UnicodeEncodeError, Closed, lmdb.Error):
             pass
-        return self._within(lookup.by_id, kind, id)
+        try:
+            return self._within(lookup.by_id, kind, id)
+        except Exception as error:
+            self._reads.failures["get", number, type(error).__name__] += 1
+            raise
 
     def _within(self, read: Callable[Concatenate[Owner, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         for _ in range(_GENERATION_RACES_MAX):
@@ -361,10 +418,12 @@ class View(ReadMethods):
     file grows by every write. After VIEW_AGE_MAX_SECONDS it is ended, and further reads raise Closed.
     """
 
-    __slots__ = ("_contact_age", "_max_staleness", "_reader", "_revision", "_transaction")
+    __slots__ = ("_contact_age", "_gets", "_max_staleness", "_reader", "_reads", "_revision", "_transaction")
 
     def __init__(self, reader: Reader, max_staleness_seconds: float | None = None) -> None:
         self._reader = reader
+        self._reads = reader._reads
+        self._gets = self._reads.gets
         self._max_staleness = max_staleness_seconds
         self._transaction: ReadTransaction | None = None
         self._revision = 0
@@ -426,7 +485,15 @@ class View(ReadMethods):
         return Watch(self._reader._feeds(), wanted._replace(reached_in=number))
 
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
-        return self._within(lookup.by_id, kind, id)
+        number, gets = kind.number, self._gets
+        count = gets[number] = gets[number] + 1
+        if not count & TIMED_MASK:
+            return self._get_timed(kind, id)
+        try:
+            return self._within(lookup.by_id, kind, id)
+        except Exception as error:
+            self._reads.failures["get", number, type(error).__name__] += 1
+            raise
 
     def _within(self, read: Callable[Concatenate[Owner, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         transaction = self._opened()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
@@ -54,6 +55,8 @@ class Kind(Generic[E]):
     entity: type[E] | None
     indexes: tuple[Index, ...] = ()
     updatable: bool = True
+    tallied: tuple[tuple[str, type[StrEnum]], ...] = ()
+    """Text fields, with their usual values: the entities are counted by these values (fsm/tallies.py)."""
 
     def __str__(self) -> str:
         return self.name
@@ -68,10 +71,23 @@ INGRESS_BY_NAME: Final = Index("ingress.name", "name")
 CERTIFICATE_BY_NAME: Final = Index("certificate.name", "name")
 CERTIFICATE_BY_HOST: Final = Index("certificate.host", "hosts", many=True, folded=True)
 
-NODE: Final = Kind(1, "node", "nodes", "nodes", entities.Node)
+NODE: Final = Kind(
+    1,
+    "node",
+    "nodes",
+    "nodes",
+    entities.Node,
+    tallied=(("role", entities.NodeRole), ("status", entities.NodeStatus)),
+)
 SERVICE: Final = Kind(2, "service", "services", "services", entities.Service, (SERVICE_BY_NAME,))
 CONTAINER: Final = Kind(
-    3, "container", "containers", "containers", entities.Container, (CONTAINER_BY_SERVICE, CONTAINER_BY_NODE)
+    3,
+    "container",
+    "containers",
+    "containers",
+    entities.Container,
+    (CONTAINER_BY_SERVICE, CONTAINER_BY_NODE),
+    tallied=(("actual_state", entities.ContainerState),),
 )
 SECRET: Final = Kind(4, "secret", "secrets", "secrets", entities.Secret, (SECRET_BY_NAME,), updatable=False)
 VOLUME: Final = Kind(5, "volume", "volumes", "volumes", entities.Volume, (VOLUME_BY_NAME,), updatable=False)

@@ -34,6 +34,7 @@ from warren_raft.store.position import (
 )
 from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
 from warren_raft.support import forking
+from warren_raft.support.counting import Durations
 
 if TYPE_CHECKING:
     Handle: TypeAlias = lmdb._Database
@@ -170,6 +171,10 @@ class Owner(Protocol):
     @property
     def begin(self) -> Callable[[], Any]:
         """Begins an LMDB read transaction."""
+
+    @property
+    def commits(self) -> Durations:
+        """The write transactions that were committed, each from its begin to the end of its commit."""
 
     def register(self, transaction: ReadTransaction) -> None: ...
     def unregister(self, transaction: ReadTransaction) -> None: ...
@@ -400,7 +405,7 @@ class WriteTransaction(Transaction):
     StorageFailed if the disk fails. One thread; never nested.
     """
 
-    __slots__ = ("_large", "_number", "keys_before")
+    __slots__ = ("_large", "_number", "_started_seconds", "keys_before")
 
     def __init__(self, database: Owner) -> None:
         super().__init__(database)
@@ -413,6 +418,7 @@ class WriteTransaction(Transaction):
     def __enter__(self) -> WriteTransaction:
         self._txn = self.database.begin_write(self)
         self._number = self._txn.id()
+        self._started_seconds = self.database.clock()
         return self
 
     def __exit__(
@@ -425,6 +431,7 @@ class WriteTransaction(Transaction):
         try:
             if kind is None:
                 txn.commit()
+                self.database.commits.note(self.database.clock() - self._started_seconds)
             else:
                 txn.abort()
                 if isinstance(error, lmdb.Error):

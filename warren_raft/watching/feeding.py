@@ -83,18 +83,20 @@ class Feeding:
         """The databases with lower numbers had perhaps other changes."""
         self._touched: dict[Feed, None] = {}
         """Feeds whose programs are to be notified."""
+        self.lost = 0
+        """How many feeds ended because they missed changes."""
 
     # ---- any thread
 
     def add(self, feed: Feed) -> None:
         """Raises RefusedForSafety beyond FEEDS_MAX."""
-        if len(self._live) + len(self._behind) + len(self._arriving) >= FEEDS_MAX and self._count_open() >= FEEDS_MAX:
+        if len(self._live) + len(self._behind) + len(self._arriving) >= FEEDS_MAX and self.count_open() >= FEEDS_MAX:
             raise RefusedForSafety(
                 f"{FEEDS_MAX} watches are open on this store: close those that are not needed any more"
             )
         self._arriving.append(feed)
 
-    def _count_open(self) -> int:
+    def count_open(self) -> int:
         """Without those that the next step removes."""
         return sum(not feed.is_closed for feed in self.feeds)
 
@@ -331,6 +333,8 @@ class Feeding:
         self._behind[feed] = None
 
     def _lose(self, feed: Feed, error: WarrenError) -> None:
+        if isinstance(error, WatchLost):
+            self.lost += 1
         feed.end(error)
         self._remove(feed)
         self._touched[feed] = None

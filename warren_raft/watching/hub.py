@@ -96,6 +96,16 @@ class Hub:
         """The states before this one were wrong. Call it before this one is attached."""
         self._feeding.diverged(right)
 
+    @property
+    def open_count(self) -> int:
+        """The watches that are open."""
+        return self._feeding.count_open()
+
+    @property
+    def lost_count(self) -> int:
+        """How many watches ended with WatchLost."""
+        return self._feeding.lost
+
     def close(self, seconds: float) -> None:
         """End all watches with Closed, and wait at most `seconds` for the thread, so that it reads no more."""
         self._is_closed = True
