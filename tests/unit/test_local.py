@@ -666,3 +666,4 @@ def test_a_store_that_has_failed_leads_no_longer(store: LocalStore, monkeypatch:
         store.wait_ready()
     status = store.status()
     assert (status.verdict.state, status.failure, status.has_quorum) == ("degraded", str(store.failure), False)
+    assert [alarm.name for alarm in store.alarms] == ["manager-failed"]

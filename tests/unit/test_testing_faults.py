@@ -216,10 +216,10 @@ def test_faults_of_a_manager(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tests_in_the_page_on_embedding_pass(tmp_path: Path) -> None:
     page = (Path(wr.__file__).parent.parent / "docs" / "embedding.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    loop = blocks[0].partition("\ndef run(")[0]
-    tests = [block for block in blocks if "def test_" in block]
-    assert len(tests) == 2
+    section = page[page.index("## Test your program") : page.index("### Seed by seed")]
+    loop, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    tests = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    loop = loop.partition("\n\n\ndef start(")[0]
     (tmp_path / "test_page.py").write_text("\n".join([loop, *tests]))
     assert run_pytest(tmp_path).startswith("4 passed")
 

@@ -249,8 +249,8 @@ class LocalStore(Store):
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
-        """The conditions that need an operator and last now: `reader-holds-pages` (docs/alarms.md). They are looked
-        for while the store writes."""
+        """The conditions that need an operator and last now: `reader-holds-pages`, which is looked for while the store
+        writes, and `manager-failed`, for a store that has failed (docs/alarms.md)."""
         return self._alarms.active
 
     def status(self) -> Status:
@@ -409,6 +409,7 @@ class LocalStore(Store):
             _drop_tracebacks(error)
             if not isinstance(error, StorageFull):
                 self._failure = error  # the file, or this program, cannot be relied on: no further write
+                self._alarms.stopped(str(error))
                 self._changed.ring()
             return [error] * len(requests)
 
