@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,22 +32,26 @@ QUIET_SECONDS = 5.0
 
 
 def reconcile(store: wr.Store, lead: wr.Lead) -> None:
-    """Each service gets the containers that it should have. Those on a node that is down do not count."""
+    """Each service gets the containers that it should have: web-0, web-1 and so on. A container has the same id in
+    each pass, because a write that was not answered in time (Unavailable) may be carried out after the next pass."""
     with store.read() as view:
         down = {node.id for node in view.list_nodes() if node.status == NodeStatus.DOWN}
         found = [(service, view.list_containers_by_service(service.id)) for service in view.list_services()]
     for service, containers in found:
-        alive = [each for each in containers if each.node_id not in down]
-        removed = [each for each in containers if each.node_id in down] + alive[service.replicas :]
-        missing = max(service.replicas - len(alive), 0)
-        if not removed and not missing:
+        wanted = {f"{service.id}-{number}" for number in range(service.replicas)}
+        missing = wanted - {each.id for each in containers}
+        removed = [each for each in containers if each.id not in wanted]
+        lost = [each for each in containers if each.id in wanted and each.node_id in down]
+        if not (missing or removed or lost):
             continue  # a batch with conditions only is a log entry too
         with suppress(wr.RevisionConflict), lead.batch() as batch:  # after a conflict, the next pass decides again
             batch.require("service", service.id, service.revision)  # nobody has changed or deleted it meanwhile
+            for id_ in sorted(missing):
+                batch.create_container(wr.Container(id=id_, service_id=service.id, image=service.image), if_revision=0)
             for each in removed:
                 batch.delete_container(each.id, if_revision=each.revision)
-            for _ in range(missing):
-                batch.create_container(wr.Container(id=uuid.uuid4().hex, service_id=service.id, image=service.image))
+            for each in lost:
+                batch.update_container(replace(each, node_id="", actual_state=""), if_revision=each.revision)
 
 
 def schedule(store: wr.Store, lead: wr.Lead) -> None:

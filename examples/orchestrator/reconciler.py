@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import warren_raft as wr
 from warren_raft import ContainerState, NodeStatus
@@ -111,28 +112,32 @@ async def reconcile(store: wr.Store, lead: wr.AsyncLead) -> None:
     """One pass: one command for each service, so that a conflict in one does not delay the others."""
     with store.read() as view:
         todo = plans(view)
-    for each in todo:
+    for step in todo:
         with suppress(wr.RevisionConflict):  # something changed meanwhile; that change has woken the next pass
-            await _carry_out(lead, each)
+            async with lead.batch() as batch:
+                write(step, batch)
 
 
-async def _carry_out(lead: wr.AsyncLead, step: Plan) -> None:
-    async with lead.batch() as batch:
-        # Without this, a service that was deleted a moment ago would leave containers behind, and a change of
-        # `replicas` that comes in between would be carried out by the old number.
-        batch.require("service", step.service_id, step.service.revision if step.service else 0)
-        for node_id, revision in step.lost_nodes.items():
-            # Without this, the containers of a node that came back a moment ago would be given up.
-            batch.require("node", node_id, revision)
-        for each in step.remove:
-            batch.delete_container(each.id, if_revision=each.revision)
-        for each in step.stop:
-            # Without if_revision, this would overwrite a worker's report with the older state that this pass has read.
-            stopped = replace(each, desired_state=ContainerState.SHUTDOWN)
-            batch.update_container(stopped, if_revision=each.revision)
+def write(step: Plan, batch: wr.AsyncBatch | wr.Batch) -> None:
+    """The changes of one step, and the conditions under which it is still right."""
+    if step.service is None:
+        batch.require("service", step.service_id, 0)
+    else:
+        # Each step changes its service, so two steps that were decided by the same state are never both carried out.
+        # Without this, a service that was deleted a moment ago would leave containers behind. And if a write is not
+        # answered in time (Unavailable), it may still be carried out after the next pass, which does not know of it.
+        batch.update_service(replace(step.service, updated_at=datetime.now(UTC)), if_revision=step.service.revision)
         for _ in range(step.create):
-            assert step.service is not None
             batch.create_container(_new_container(step.service), if_revision=0)
+    for node_id, revision in step.lost_nodes.items():
+        # Without this, the containers of a node that came back a moment ago would be given up.
+        batch.require("node", node_id, revision)
+    for each in step.remove:
+        batch.delete_container(each.id, if_revision=each.revision)
+    for each in step.stop:
+        # Without if_revision, this would overwrite a worker's report with the older state that this pass has read.
+        stopped = replace(each, desired_state=ContainerState.SHUTDOWN)
+        batch.update_container(stopped, if_revision=each.revision)
 
 
 def _new_container(service: wr.Service) -> wr.Container:

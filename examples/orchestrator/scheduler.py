@@ -34,9 +34,12 @@ async def schedule(store: wr.Store, lead: wr.AsyncLead) -> None:
         return
     with suppress(wr.RevisionConflict):  # something changed meanwhile; that change has woken the next pass
         async with lead.batch() as batch:
-            for node in {node.id: node for _, node in chosen}.values():
-                # Without this, a container could be placed on a node that has just gone down.
-                batch.require("node", node.id, node.revision)
-            for container, node in chosen:
-                # Without if_revision, a container that was deleted a moment ago would be created again.
-                batch.update_container(replace(container, node_id=node.id), if_revision=container.revision)
+            write(chosen, batch)
+
+
+def write(chosen: list[tuple[wr.Container, wr.Node]], batch: wr.AsyncBatch | wr.Batch) -> None:
+    for container, node in chosen:
+        # Without this, a container could be placed on a node that has just gone down.
+        batch.require("node", node.id, node.revision)
+        # Without if_revision, a container that was deleted a moment ago would be created again.
+        batch.update_container(replace(container, node_id=node.id), if_revision=container.revision)

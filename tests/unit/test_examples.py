@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from examples import small_orchestrator
 from examples.orchestrator import api, reconciler, scheduler
 from tests.cluster.harness import wait_until
 from warren_raft import ContainerState, NodeStatus
+from warren_raft.testing import simulate
 
 WAIT_SECONDS = 60.0
 
@@ -124,6 +128,80 @@ def test_containers_are_spread_over_the_ready_nodes() -> None:
     containers = [wr.Container(id=str(n), desired_state=ContainerState.RUNNING) for n in range(4)]
     assert [node.id for _, node in scheduler.choose(containers, nodes)] == ["a", "c", "a", "c"]
     assert scheduler.choose(containers, nodes[1:2]) == []
+
+
+# Under simulated faults -----------------------------------------------------------------------------------------------
+
+
+def setup(store: wr.Store) -> None:
+    update = wr.UpdateConfig(parallelism=2, max_surge=1)
+    store.create_service(wr.Service(id="web", image="web:1", replicas=3, update_config=update))
+    for id_ in "ab":
+        store.create_node(wr.Node(id=id_, status=NodeStatus.READY))
+
+
+def placed(view: wr.View, image: str) -> bool:
+    found = view.list_containers()
+    return len(found) == 3 and all((each.image, bool(each.node_id)) == (image, True) for each in found)
+
+
+@pytest.mark.parametrize("seeds", [20, pytest.param(150, marks=pytest.mark.slow)])
+def test_the_orchestrator_in_one_file_is_right_under_faults(seeds: int) -> None:
+    def program(store: wr.Store) -> None:
+        store.run_while_leading(partial(small_orchestrator.work, store))
+
+    simulate(
+        program,
+        setup=setup,
+        check=lambda view: placed(view, "web:1"),
+        always=lambda view: len(view.list_containers()) <= 3,
+        seeds=range(seeds),
+        steps=60,
+    )
+
+
+def leader(store: wr.Store) -> None:
+    """The passes of a manager, without asyncio."""
+
+    def run(lead: wr.Lead) -> None:
+        while not lead.wait_over(1):
+            with store.read() as view:
+                steps = reconciler.plans(view)
+            for step in steps:
+                with suppress(wr.RevisionConflict), lead.batch(timeout=1) as batch:
+                    reconciler.write(step, batch)
+            with store.read() as view:
+                chosen = scheduler.choose(view.list_containers(), view.list_nodes())
+            with suppress(wr.RevisionConflict), lead.batch(timeout=1) as batch:
+                scheduler.write(chosen, batch)
+
+    store.run_while_leading(run)
+
+
+def workers(store: wr.Store) -> None:
+    """The workers of all nodes; and the user, who wants another image."""
+    with suppress(wr.RevisionConflict):
+        service = store.get_service("web")
+        store.update_service(replace(service, image="web:2"), if_revision=service.revision)
+    while True:
+        time.sleep(0.3)
+        for each in store.list_containers():
+            if each.node_id and each.actual_state != each.desired_state:
+                with suppress(wr.RevisionConflict):
+                    store.update_container(replace(each, actual_state=each.desired_state), if_revision=each.revision)
+
+
+@pytest.mark.parametrize("seeds", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_an_update_is_right_under_faults(seeds: int) -> None:
+    simulate(
+        leader,
+        workers,
+        setup=setup,
+        check=lambda view: placed(view, "web:2"),
+        always=lambda view: len(view.list_containers()) <= 3 + 1,
+        seeds=range(seeds),
+        steps=100,
+    )
 
 
 # On a store, which takes the place of a cluster -----------------------------------------------------------------------
