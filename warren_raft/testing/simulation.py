@@ -139,6 +139,7 @@ class _Committed(Reader):
     """Reads the state that is committed."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         self._database = database
 
     def _attached(self) -> Database:

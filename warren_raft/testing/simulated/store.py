@@ -58,6 +58,7 @@ class SimulatedStore(Store):
     """One manager of a simulated cluster, for the program that `simulate` runs on it."""
 
     def __init__(self, cluster: SimulatedCluster, manager: Manager, process: Process) -> None:
+        super().__init__()
         self._cluster = cluster
         self._manager = manager
         self._process = process
