@@ -77,6 +77,12 @@ _OPTIONS: Final = (
         help="Links without TLS: every process that reaches the port can read everything and act as a member.",
     ),
     click.option(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        help="The pages /metrics, /livez, /readyz and /status over plain HTTP, for Prometheus and for probes. They are "
+        "on the admin socket too.",
+    ),
+    click.option(
         "--backup-dir",
         metavar="DIR",
         help="While this manager leads, save verified snapshots there at regular times, if something changed. The "
@@ -138,6 +144,7 @@ def gathered(options: Mapping[str, Any]) -> Gathered:
         "join": _expanded(options["join"]),
         "bootstrap": options["bootstrap"] or None,
         "insecure_plaintext": options["insecure_plaintext"] or None,
+        "metrics_listen": options["metrics_listen"],
         "backup_dir": _expanded(options["backup_dir"]),
         "backup_every_seconds": options["backup_every"],
         "backup_keep": options["backup_keep"],

@@ -83,6 +83,10 @@ class Config:
     admin: bool = True
     """Answer the command line on admin.sock (mode 0600) in the data directory. Default True: without it no command
     reaches a manager in another program."""
+    metrics_listen: str | None = None
+    """HOST:PORT for the pages /livez, /readyz, /status and /metrics over plain HTTP (docs/health.md), IPv6 as
+    [::1]:9090; 0.0.0.0 and [::] are every address of the host. Whoever reaches the port can read the pages, which have
+    no entities and no secrets, and can change nothing. Default None: the pages are on the admin socket alone."""
     insecure_plaintext: bool = False
     """True: links between managers are plain TCP, so everybody with access to `listen` can read everything and act as a
     member. For tests, and for networks that are encrypted and closed by other means; every manager of the cluster needs
@@ -170,6 +174,8 @@ class Config:
             raise _wrong("quota_bytes", f"must be a whole number from 1 to {MAX_QUOTA_BYTES}, not {self.quota_bytes!r}")
         if type(self.queue_limit) is not int or not 1 <= self.queue_limit <= MAX_QUEUE_LIMIT:
             raise _wrong("queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}")
+        if self.metrics_listen is not None:
+            split_address(self.metrics_listen, field="metrics_listen")
         if self.join is not None:
             self._fix_path("join", self.join, "file")
         self._check_backups()

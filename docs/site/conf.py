@@ -43,6 +43,7 @@ FAMILIES: Final = {
         "docs/configuration",
         "docs/alarms",
         "docs/metrics",
+        "docs/health",
         "docs/logging",
         "docs/files",
         "Files of the log <docs/log-format>",

@@ -44,6 +44,7 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
+from warren_raft.health.pages import Page, Pages
 from warren_raft.model.json_form import from_json, read_base64
 from warren_raft.model.validation import Refused
 from warren_raft.results import MemberStatus, Status
@@ -103,16 +104,22 @@ class Manager(Protocol):
 
 class AdminServer:
     """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`. Only the user of this process and root get answers
-    (callers.py). `nameless_snapshot` makes a snapshot in a file without a name, and returns its descriptor.
+    (callers.py). `nameless_snapshot` makes a snapshot in a file without a name, and returns its descriptor. `pages`:
+    for probes, answered here too.
 
     The caller of `start` must hold the lock of the data directory until `stop`: `start` replaces an existing socket,
     as one that a dead manager left.
     """
 
     def __init__(
-        self, manager: Manager, directory: str | os.PathLike[str], nameless_snapshot: Callable[[], int]
+        self,
+        manager: Manager,
+        directory: str | os.PathLike[str],
+        nameless_snapshot: Callable[[], int],
+        pages: Pages | None = None,
     ) -> None:
         self._manager = manager
+        self._pages = pages
         self._nameless_snapshot = nameless_snapshot
         self._directory = absolute(directory)
         self._thread = threading.Thread(target=self._run, name="warren-admin", daemon=True)
@@ -156,7 +163,7 @@ class AdminServer:
         self._loop.set_exception_handler(self._failed_in_background)
         place = _Place(self._directory)  # first, because it may raise, and the objects below start threads
         calls = _Calls(self._manager, self._nameless_snapshot)
-        runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        runner = web.AppRunner(_application(calls, self._pages), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
             await self._listen(runner, place)
@@ -290,6 +297,9 @@ class _Calls:
         pool = self._quick if operation_name in QUICK_OPERATIONS else self._waiting
         return await asyncio.get_running_loop().run_in_executor(pool, call, self._manager, arguments)
 
+    async def page(self, pages: Pages, target: str) -> Page:
+        return await asyncio.get_running_loop().run_in_executor(self._quick, pages.page, target)
+
     async def snapshot(self) -> int:
         """A descriptor of a new snapshot."""
         return await asyncio.get_running_loop().run_in_executor(self._waiting, self._nameless_snapshot)
@@ -300,7 +310,7 @@ class _Calls:
         self._waiting.shutdown(wait=False, cancel_futures=True)
 
 
-def _application(calls: _Calls) -> web.Application:
+def _application(calls: _Calls, pages: Pages | None) -> web.Application:
     async def answer(request: web.Request) -> web.Response:
         try:
             return web.json_response({"result": await calls.run(request.match_info["operation"], await request.read())})
@@ -328,7 +338,18 @@ def _application(calls: _Calls) -> web.Application:
     application = web.Application(client_max_size=MAX_REQUEST_BYTES)
     application.router.add_post("/v1/snapshot", snapshot)
     application.router.add_post("/v1/{operation}", answer)
+    if pages is not None:
+        _add_pages(application, calls, pages)
     return application
+
+
+def _add_pages(application: web.Application, calls: _Calls, pages: Pages) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        page = await calls.page(pages, request.path_qs)
+        return web.Response(status=page.status, body=page.body, headers={"Content-Type": page.content_type})
+
+    for path in pages.paths:
+        application.router.add_get(path, answer)
 
 
 def _refusal(error: Exception) -> web.Response:

@@ -58,7 +58,7 @@ HANGS_SECONDS: Final = 30.0
 
 
 class Service(Protocol):
-    """Something that serves callers while the manager is open: the admin socket."""
+    """Something that serves callers while the manager is open: the admin socket, the pages for probes."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -108,6 +108,7 @@ class Parts:
         self._watchdog: Watchdog | None = None
         """Made last: while it is None, not everything was started."""
         self._admin: Service | None = None
+        self._pages: Service | None = None
         self.backups: Backups | None = None
         """None: the configuration asks for none."""
         self.installed = 0
@@ -121,12 +122,12 @@ class Parts:
 
     # Opening -----------------------------------------------------------------------------------------------------
 
-    def open(self, make_admin: MakeService | None) -> None:
+    def open(self, make_admin: MakeService | None, make_pages: Callable[[], Service] | None = None) -> None:
         """Returns when everything runs. If this thread is interrupted, opening goes on: call `close_soon` then."""
         self._own.start()
-        self._own.call(partial(self._open, make_admin))
+        self._own.call(partial(self._open, make_admin, make_pages))
 
-    def _open(self, make_admin: MakeService | None) -> None:
+    def _open(self, make_admin: MakeService | None, make_pages: Callable[[], Service] | None) -> None:
         config = self.config
         self._version = version("warren-raft")
         with ExitStack() as undo:
@@ -146,7 +147,7 @@ class Parts:
             self.life.database = self.opened.database
             self._make_parts(listen)
             undo.callback(self._stop_threads)
-            self._start(make_admin)
+            self._start(make_admin, make_pages)
             undo.pop_all()
         forking.call_in_child(self.life, Lifetime.end_in_child)
         close_at_exit(self)
@@ -204,7 +205,7 @@ class Parts:
             stop_manager=self._stop_manager,
         )
 
-    def _start(self, make_admin: MakeService | None) -> None:
+    def _start(self, make_admin: MakeService | None, make_pages: Callable[[], Service] | None) -> None:
         config, driver = self.config, self.driver
         self._housekeeping.measure()
         if config.switch_interval_seconds is not None:
@@ -215,6 +216,9 @@ class Parts:
         if make_admin is not None:
             self._admin = make_admin(self.saving.nameless)
             self._admin.start()
+        if make_pages is not None:
+            self._pages = make_pages()
+            self._pages.start()
         self._housekeeper = self._started("warren-raft-housekeeping", self._housekeeping.run)
         self._judge = self._started("warren-raft-heartbeats", self.heartbeats.run)
         self.backups = self.saving.backups(self.alarms)
@@ -354,6 +358,8 @@ class Parts:
         """Stop every thread that was started, also if some were not started."""
         if self._admin is not None:
             self._admin.stop()
+        if self._pages is not None:
+            self._pages.stop()
         self.life.stopping.set()
         self.opened.keeper.closing.set()
         if self._housekeeper is not None:

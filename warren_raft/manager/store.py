@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from warren_raft.alarms import Alarm
-from warren_raft.config import Config
+from warren_raft.config import Config, split_address
 from warren_raft.errors import Closed, WarrenError
 from warren_raft.leadership.callbacks import Callback
 from warren_raft.leadership.lead import Lead, Leading
@@ -32,6 +32,8 @@ from warren_raft.watching.hub import Hub
 
 if TYPE_CHECKING:
     from warren_raft.admin.server import AdminServer
+    from warren_raft.health.pages import Pages
+    from warren_raft.health.server import PagesServer
     from warren_raft.metrics.meters import Meters
 
 
@@ -50,7 +52,10 @@ class ReplicatedStore(Store):
         self._parts: Final = self._made_parts()
         self._life: Final = self._parts.life
         try:
-            self._parts.open(self._admin_server if config.admin else None)
+            self._parts.open(
+                self._admin_server if config.admin else None,
+                None if config.metrics_listen is None else self._pages_server,
+            )
         except BaseException:
             self._parts.close_soon()  # if only this thread was interrupted, opening goes on until then
             raise
@@ -62,7 +67,18 @@ class ReplicatedStore(Store):
     def _admin_server(self, nameless_snapshot: Callable[[], int]) -> AdminServer:
         from warren_raft.admin.server import AdminServer
 
-        return AdminServer(self, self.config.directory, nameless_snapshot)
+        return AdminServer(self, self.config.directory, nameless_snapshot, self._pages())
+
+    def _pages_server(self) -> PagesServer:
+        from warren_raft.health.server import PagesServer
+
+        assert self.config.metrics_listen is not None
+        return PagesServer(self._pages(), *split_address(self.config.metrics_listen))
+
+    def _pages(self) -> Pages:
+        from warren_raft.health.pages import Pages
+
+        return Pages(self)
 
     def _attached(self) -> Database:
         return self._life.require_database()

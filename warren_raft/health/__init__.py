@@ -1,0 +1,1 @@
+"""Pages over HTTP for probes and for Prometheus: /livez, /readyz, /status, /metrics (docs/health.md)."""
