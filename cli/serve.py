@@ -30,6 +30,7 @@ from warren_raft.support.log_lines import log_event, word
 from .common import (
     WarrenCommand,
 )
+from .service_manager import ServiceManager
 from .settings import gathered, settings_options
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manag
 def serve(*, log_level: str, **options: Any) -> None:
     """Run one manager in the foreground.
 
-    When the manager can serve, it prints one line `ready node_id=… listen=… leader=…` on stdout. It waits for that
-    without a limit. SIGTERM or Ctrl-C hands leadership over and closes cleanly. SIGHUP makes it look for a newer
-    certificate. A manager that ran before starts again with --data-dir alone: its id, address, members and certificate
-    are in its directory. Without --join every address must be on loopback, unless the directory has a certificate.
+    When the manager can serve, it prints one line `ready node_id=… listen=… leader=…` on stdout, and tells systemd
+    (Type=notify). It waits for that without a limit. SIGTERM or Ctrl-C hands leadership over and closes cleanly. SIGHUP
+    makes it look for a newer certificate. A manager that ran before starts again with --data-dir alone: its id,
+    address, members and certificate are in its directory. Without --join every address must be on loopback, unless the
+    directory has a certificate.
 
     \b
     Example: warren-raft serve --join m1.join --data-dir data/m1
@@ -70,15 +72,20 @@ def serve(*, log_level: str, **options: Any) -> None:
         log_event(log, logging.WARNING, "core dumps not forbidden", text, node=config.node_id)
     from warren_raft.manager.store import ReplicatedStore
 
+    service_manager = ServiceManager()
     with _Signals() as signals, ReplicatedStore(config) as store:
-        if _wait_ready(store, signals):
+        if _wait_ready(store, signals, service_manager):
+            service_manager.ready()
             _say_ready(config, store.leader)
         while not signals.must_stop() and not store.wait_failed(POLL_SECONDS):
+            service_manager.look(store)
             if signals.take_hang_up():
                 store.reload_certificate()
         failure = store.failure
         if failure is not None:
+            service_manager.failed(failure)
             raise failure
+        service_manager.stopping()
         log_event(log, logging.INFO, "stop requested", node=config.node_id, signal=signals.stopped_by)
 
 
@@ -91,10 +98,11 @@ def _say_ready(config: Config, leader: str | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the buffered line goes there at the end
 
 
-def _wait_ready(store: ReplicatedStore, signals: _Signals) -> bool:
+def _wait_ready(store: ReplicatedStore, signals: _Signals, service_manager: ServiceManager) -> bool:
     """Waits until the manager can serve. Returns False if it is told to stop, or fails, before that."""
     say_after = time.monotonic() + STILL_WAITING_SECONDS
     while not signals.must_stop() and store.failure is None:
+        service_manager.look(store)
         try:
             store.wait_ready(timeout=POLL_SECONDS)
         except Unavailable:

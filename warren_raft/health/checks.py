@@ -1,19 +1,31 @@
-"""Whether a manager is ready: six named checks of its status.
+"""Whether a manager is alive, and whether it is ready: six named checks of its status.
 
 Lives here: the rules. Not here: their text over HTTP (pages.py), the verdict on the cluster for people
-(manager/verdict.py). Invariant: each check is decided by the status alone.
+(manager/verdict.py). Invariant: each check is decided by the status alone, and life does not depend on the cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from warren_raft.alarms import Alarm
+from warren_raft.errors import WarrenError
 from warren_raft.results import Status
 
 STUCK: Final = "raft-thread-stuck"
 """The alarm of a raft thread that does nothing."""
 _CANNOT_WRITE: Final = frozenset({"log-blocked", "log-no-space", "state-blocked", "state-no-space"})
+
+
+def life_problem(failure: WarrenError | None, alarms: Sequence[Alarm]) -> str:
+    """Why a manager is not alive: it stopped by itself, or its raft thread does nothing; "" if it is alive.
+
+    It does not depend on the cluster: if managers were restarted because the quorum is lost, everything would be worse.
+    """
+    if failure is not None:
+        return f"this manager stopped: {failure}"
+    return "the raft thread does nothing" if any(alarm.name == STUCK for alarm in alarms) else ""
 
 
 def _store(status: Status) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from warren_raft.alarms import Alarm
 from warren_raft.errors import Closed, WarrenError
-from warren_raft.health.checks import CHECKS, STUCK
+from warren_raft.health.checks import CHECKS, life_problem
 from warren_raft.metrics import Collector
 from warren_raft.results import Status
 
@@ -75,13 +75,7 @@ class Pages:
         return page(query)
 
     def _live(self, query: Query) -> Page:
-        """Independent of the cluster: if managers were restarted because the quorum is lost, all would be worse."""
-        if self._manager.failure is not None:
-            problem = f"this manager stopped: {self._manager.failure}"
-        elif any(alarm.name == STUCK for alarm in self._manager.alarms):
-            problem = "the raft thread does nothing"
-        else:
-            problem = ""
+        problem = life_problem(self._manager.failure, self._manager.alarms)
         return _judged("livez", {"raft-thread": problem}, query)
 
     def _ready(self, query: Query) -> Page:
