@@ -6,6 +6,8 @@ Each wrong program here is one that somebody has written. The first seed that fi
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import random
 import re
@@ -14,7 +16,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,8 @@ from typing import Any
 import pytest
 
 import warren_raft as wr
+from examples.orchestrator import reconciler, scheduler
+from examples.orchestrator.leading import while_leading
 from warren_raft.testing import SimulationFailed, simulate
 from warren_raft.testing.simulated import turns
 
@@ -139,6 +145,19 @@ def test_a_new_pass_after_a_lost_answer_may_not_see_the_write_yet() -> None:
     assert str(failure).count("leads in term") == 1
 
 
+def test_a_write_that_waits_for_its_result_needs_no_fixed_ids() -> None:
+    """It ends by its result, or by LeadershipLost. So the next pass sees what this one did."""
+
+    def one_pass(store: wr.Store, lead: wr.Lead) -> None:
+        service = store.get_service("svc")
+        with lead.batch(timeout=math.inf) as batch:
+            batch.require("service", "svc", service.revision)
+            for _ in range(missing_at(store)):
+                batch.create_container(new_container())
+
+    simulate(looping(one_pass), setup=setup, check=all_there, always=never_too_many, seeds=range(SEEDS), steps=60)
+
+
 def asked_for(store: wr.Store) -> None:
     """Another program: a user asks for one more replica from time to time, and keeps a note of it."""
     while True:
@@ -203,6 +222,26 @@ def test_the_loop_in_the_page_on_embedding_is_right() -> None:
     example = page[page.index("from warren_raft.testing import simulate") :].split("```")[0]
     exec(example.replace("range(200)", f"range({SEEDS})"), names)
     names["test_the_loop_under_faults"]()
+
+
+@pytest.mark.slow
+def test_the_loops_of_the_orchestrator_in_examples_are_right() -> None:
+    """With their frame, in one event loop. tests/unit/test_examples.py has their decisions."""
+
+    async def program(store: wr.Store) -> None:
+        async with asyncio.TaskGroup() as group:
+            for each in (scheduler.schedule, reconciler.reconcile):
+                group.create_task(while_leading(store, each))
+
+    def with_nodes(store: wr.Store) -> None:
+        setup(store)
+        for id_ in ("n-1", "n-2"):
+            store.create_node(wr.Node(id=id_, status=wr.NodeStatus.READY))
+
+    def placed(view: wr.View) -> bool:
+        return all_there(view) and all(each.node_id for each in view.list_containers())
+
+    simulate(program, setup=with_nodes, check=placed, always=never_too_many, seeds=range(SEEDS // 3))
 
 
 class _Nobody:
@@ -448,6 +487,87 @@ def test_one_manager_alone_has_no_faults_but_lost_answers() -> None:
     assert met["frozen"] == met["killed"] == met["links lost"] == 0
 
 
+# ------------------------------------------------------------------------------------------------ asyncio
+
+
+def test_a_coroutine_function_is_a_program_too() -> None:
+    def program(one_pass: Callable[[wr.Store, wr.AsyncLead], Awaitable[object]]) -> Callable[[wr.Store], object]:
+        async def run(store: wr.Store) -> None:
+            while True:
+                async with store.aio.leading() as lead:
+                    with suppress(wr.LeadershipLost, wr.Unavailable, wr.RevisionConflict):
+                        while not await lead.wait_over(PASS_SECONDS):
+                            await one_pass(store, lead)
+                await asyncio.sleep(1)
+
+        return run
+
+    async def fenced(store: wr.Store, lead: wr.AsyncLead) -> None:
+        there = {container.id for container in store.list_containers()}
+        async with lead.batch() as batch:
+            for id_ in {"svc-0", "svc-1", "svc-2"} - there:
+                batch.create_container(wr.Container(id=id_, service_id="svc"), if_revision=0)
+
+    async def wrong(store: wr.Store, lead: wr.AsyncLead) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(missing_at(store)):
+                group.create_task(store.aio.create_container(new_container()))
+
+    met = simulate(program(fenced), setup=setup, check=all_there, always=never_too_many, seeds=range(20))
+    assert met["writes"] >= 18
+    failure = found(program(wrong))
+    assert found(program(wrong), seeds=[failure.seed]).schedule == failure.schedule
+    assert [each.name for each in threading.enumerate() if "simulated" in each.name] == []
+
+
+def test_the_writes_of_a_loop_are_carried_out_in_their_order() -> None:
+    async def program(store: wr.Store) -> None:
+        await store.aio.wait_ready()
+        assert await store.aio.wait_leader(20) in ("m1", "m2", "m3")
+        start = uuid.uuid4().hex
+        async with asyncio.TaskGroup() as group:
+            for number in range(8):
+                group.create_task(attempt(store, f"{start}-{number}"))
+        assert await attempt(store, f"{start}-8")
+        with suppress(wr.Unavailable):
+            await store.aio.barrier()
+            assert len([each for each in store.list_nodes() if each.id.startswith(start)]) > 0
+        await store.aio.close()
+
+    async def attempt(store: wr.Store, id_: str) -> int:
+        try:
+            return await store.aio.create_node(wr.Node(id=id_), timeout=100)
+        except wr.Unavailable:
+            return 1
+
+    def in_order(view: wr.View) -> None:
+        orders: dict[str, list[int]] = defaultdict(list)
+        for node in sorted(view.list_nodes(), key=lambda node: node.revision):
+            start, _, number = node.id.partition("-")
+            orders[start].append(int(number))
+        for numbers in orders.values():
+            assert numbers == sorted(numbers)
+
+    met = simulate(program, check=in_order, seeds=range(10), steps=100)
+    assert met["writes"] > 100
+
+
+def test_a_cancelled_write_is_dropped_or_carried_out_and_the_loop_goes_on() -> None:
+    async def program(store: wr.Store) -> None:
+        while True:
+            began = asyncio.get_running_loop().time()
+            with suppress(TimeoutError, wr.Unavailable):
+                async with asyncio.timeout(0.001):
+                    await store.aio.create_node(wr.Node(id=uuid.uuid4().hex))
+            async with store.aio.watch(kinds={"node"}) as events:
+                await events.take(timeout=2)
+            assert asyncio.get_running_loop().time() - began < 60
+            with pytest.raises(wr.Misuse):
+                await store.aio.snapshot("file")
+
+    simulate(program, check=lambda view: bool(view.list_nodes()), seeds=range(5))
+
+
 # ------------------------------------------------------------------------------------------------ wrong use
 
 
@@ -492,7 +612,6 @@ def test_a_wrong_argument_is_a_mistake_of_the_program(leads: bool) -> None:
 @pytest.mark.parametrize(
     "use",
     [
-        lambda store: store.aio,
         lambda store: store.status(),
         lambda store: store.members(),
         lambda store: store.add_member("m4", "127.0.0.1:1"),

@@ -57,7 +57,7 @@ def simulate(
     Each program is a function that gets the store of its manager, as it would after opening a `ReplicatedStore`. It
     runs on each of `size` managers, in a thread of its own, and again each time that its manager starts. It works in
     `with store.leading() as lead`, calls `store.run_while_leading`, or works on every manager. It keeps its memory in
-    local variables, because managers share no memory.
+    local variables, because managers share no memory. It may be a coroutine function, which uses `store.aio`.
 
     For `steps` turns managers are frozen, killed, cut off and deposed, writes are not answered, and followers lag.
     Then all faults end, and the programs run until they change nothing any more, for 5 * `steps` turns at most.
@@ -68,8 +68,8 @@ def simulate(
     `time.monotonic`, `time.sleep`, `uuid.uuid4` and the functions of `random`, which are all simulated in their threads
     (used as `time.sleep`, not as `from time import sleep`). `datetime.now` is not, and neither is the order of a `set`
     of strings from one Python process to the next (PYTHONHASHSEED). A program may not wait for other threads, nor use
-    its store in them. `batch(wait=False)` is carried out before its block ends. `store.aio`, `status`, members
-    and snapshots are not simulated, and raise Misuse.
+    its store in them. `batch(wait=False)` is carried out before its block ends. `status`, members and snapshots are not
+    simulated, and raise Misuse.
 
     Returns how often the programs met what: "writes", "LeadershipLost", "frozen", "killed" and so on, over all seeds.
     Raises SimulationFailed at the first seed that fails.

@@ -8,6 +8,7 @@ Invariant: fewer than half of the managers fail at a time. A leader has applied 
 from __future__ import annotations
 
 import heapq
+import inspect
 import itertools
 import math
 from collections import Counter
@@ -24,6 +25,7 @@ from warren_raft.model.entities import Node
 from warren_raft.store import lookup
 from warren_raft.store.database import Database
 from warren_raft.store.tables import NODE
+from warren_raft.testing.simulated import coroutines
 from warren_raft.testing.simulated.beats import Beats
 from warren_raft.testing.simulated.log import Flight, SimulatedLog
 from warren_raft.testing.simulated.schedule import Schedule
@@ -294,7 +296,9 @@ class SimulatedCluster:
         assert manager.process is not None
         store = SimulatedStore(self, manager, manager.process)
         for program in self._programs:
-            self.begin_task(manager.process, partial(program, store))
+            is_async = inspect.iscoroutinefunction(program)
+            function = partial(coroutines.run, self.turns, program) if is_async else program
+            self.begin_task(manager.process, partial(function, store))
 
     def begin_task(self, process: Process, function: Callable[[], object]) -> None:
         """Another thread of a program."""
@@ -387,6 +391,7 @@ class SimulatedCluster:
         if manager.leads_in is not None:
             self.note(manager, f"does not lead in term {manager.leads_in} any more: it hears nothing")
             manager.leads_in = None
+        self.bell.ring()
 
     def _kill(self, manager: Manager) -> None:
         process = manager.process
@@ -444,6 +449,7 @@ class SimulatedCluster:
         self.apply(leader, self.log.last_index)
         leader.term = leader.leads_in = self.log.term
         leader.leader = leader.id
+        self.bell.ring()
         self.met["elections"] += 1
         self.note(leader, f"leads in term {self.log.term}")
         for manager in self.managers:
@@ -460,6 +466,7 @@ class SimulatedCluster:
         if manager.leads_in is not None and manager.leads_in < self.log.term:
             self.note(manager, f"hears that it does not lead in term {manager.leads_in} any more")
             manager.leads_in = None
+        self.bell.ring()
 
     def _all_hear(self) -> None:
         for manager in self.managers:

@@ -24,6 +24,10 @@ class Flight:
         self.term = 0
         """The term of the entry in which it was proposed; 0: it was not proposed, or that entry was truncated."""
         self.was_proposed = False
+        self.has_ended = False
+        """Its caller has got a result or an error."""
+        self.is_given_up = False
+        """Its caller, a coroutine, was cancelled."""
         self.is_in_log = False
         """Whether the leader of that term has it in its log: then it is committed before any entry behind it."""
         self.index = 0

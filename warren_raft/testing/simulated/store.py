@@ -30,6 +30,7 @@ from warren_raft.store_interface import Store
 from warren_raft.support import timeouts
 from warren_raft.support.handover import Begun, Landing
 from warren_raft.support.waiting import Bell, Wait
+from warren_raft.testing.simulated.coroutines import SimulatedAsyncStore, SimulatedCall
 from warren_raft.testing.simulated.schedule import described_read
 from warren_raft.testing.simulated.turns import MISTAKES, Killed
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from warren_raft.store.transactions import Owner
     from warren_raft.testing.simulated.cluster import Manager, Process, SimulatedCluster
+    from warren_raft.testing.simulated.log import Flight
 
     Txn = lmdb.Transaction[bytes]
 
@@ -65,6 +67,8 @@ class SimulatedStore(Store):
         self._standing = _Standing(self)
         self._leadership = _Leadership(self)
         self._hub = _Feeds(self)
+        self._last_begun: Flight | None = None
+        """The write of a coroutine that was begun last: the next one is sent after it."""
 
     def _turn(self) -> None:
         """Others may run now. Raises Killed, Closed, Misuse."""
@@ -74,8 +78,10 @@ class SimulatedStore(Store):
 
     def _require_thread(self) -> None:
         cluster = self._cluster
+        if self._process.is_killed:
+            raise Killed
         if cluster.turns.task is None and not cluster.is_setting_up:
-            raise Killed if self._process.is_killed else Misuse(OTHER_THREAD)
+            raise Misuse(OTHER_THREAD)
         self._require_open()
 
     def _require_open(self) -> None:
@@ -120,9 +126,14 @@ class SimulatedStore(Store):
     def _execute(
         self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
     ) -> int:
-        seconds = timeouts.seconds(timeout, WRITE_TIMEOUT_SECONDS)
+        deadline = self._deadline(timeout)
         self._require_thread()
-        return self._cluster.writes.write(self._manager, operations, seconds, request_key, fence)
+        writes = self._cluster.writes
+        return writes.carry_out(self._manager, writes.flight(self._manager, operations, request_key, fence), deadline)
+
+    def _deadline(self, timeout: float | None) -> float:
+        """By the clock of the turns."""
+        return self._cluster.turns.now + timeouts.seconds(timeout, WRITE_TIMEOUT_SECONDS)
 
     def _start(
         self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
@@ -144,10 +155,24 @@ class SimulatedStore(Store):
         request_key: str = "",
         fence: int = NO_FENCE,
     ) -> Begun[int]:
-        _refuse("asyncio")
+        deadline = self._deadline(timeout)
+        self._require_thread()
+        call = SimulatedCall(landing)
+        flight = self._cluster.writes.flight(self._manager, operations, request_key, fence)
+        call.flight, behind, self._last_begun = flight, self._last_begun, flight
+        carry_out = partial(self._cluster.writes.carry_out, self._manager, flight, deadline, behind)
+        self._cluster.begin_task(self._process, partial(call.make, carry_out))
+        return call
+
+    def _begin_barrier(self, timeout: float | None, landing: Landing) -> Begun[int]:
+        timeouts.checked(timeout)
+        self._require_thread()
+        call = SimulatedCall(landing)
+        self._cluster.begin_task(self._process, partial(call.make, partial(self.barrier, timeout)))
+        return call
 
     def barrier(self, timeout: float | None = None) -> int:
-        deadline = self._cluster.turns.now + timeouts.seconds(timeout, WRITE_TIMEOUT_SECONDS)
+        deadline = self._deadline(timeout)
         self._turn()
         if not self._cluster.waited(lambda: self._cluster.reaches_leader(self._manager), deadline):
             raise Unavailable("simulated: no leader answered", maybe_applied=False, of_write=False)
@@ -213,6 +238,10 @@ class SimulatedStore(Store):
         self._cluster.bell.wait_for(lambda: self._process.is_closed, timeouts.deadline(timeout))
         return False
 
+    @property
+    def aio(self) -> AsyncStore:
+        return SimulatedAsyncStore(self, self)
+
     failure = None
     waiting_for = ""
     alarms: tuple[Alarm, ...] = ()
@@ -223,17 +252,13 @@ class SimulatedStore(Store):
     def close(self) -> None:
         """The program ends. Its manager starts again later."""
         self._process.is_closed = True
+        self._cluster.bell.ring()
 
     def __repr__(self) -> str:
         """For logs and debuggers. Any state, any thread; never raises."""
         return f"<SimulatedStore {self._manager.id}>"
 
     # Not simulated --------------------------------------------------------------------------------------------------
-
-    @property
-    def aio(self) -> AsyncStore:
-        """Raises Misuse: an event loop has threads and clocks of its own."""
-        _refuse("asyncio")
 
     def status(self) -> Status:
         _refuse("status()")
@@ -255,9 +280,6 @@ class SimulatedStore(Store):
 
     def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
         _refuse("snapshot()")
-
-    def _begin_barrier(self, timeout: float | None, landing: Landing) -> Begun[int]:
-        _refuse("asyncio")
 
 
 def _refuse(what: str) -> NoReturn:

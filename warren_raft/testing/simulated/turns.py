@@ -167,7 +167,8 @@ class Turns:
 
 
 class TurnsBell(Bell):
-    """A bell whose waiting threads are tasks. It needs no ring: the conditions are evaluated for every turn."""
+    """A bell whose waiting threads are tasks. A ring wakes coroutines only: what tasks wait for is evaluated for every
+    turn."""
 
     def __init__(self, turns: Turns) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ command that never comes into the log.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from warren_raft.errors import Unavailable, WarrenError
@@ -36,21 +37,25 @@ class Writes:
         self._cluster = cluster
         self._count = 0
 
-    def write(
-        self, manager: Manager, operations: tuple[Operation, ...], timeout: float, request_key: str, fence: int
-    ) -> int:
-        """A write of a program, in its turn. Returns the revision, or raises what the store raises."""
+    def flight(self, manager: Manager, operations: Sequence[Operation], request_key: str, fence: int) -> Flight:
+        """The command of a write, which a program begins now."""
         cluster = self._cluster
         self._count += not cluster.is_setting_up
         command = with_request_id(NO_SESSION, 0, 0, encode_body(operations, fence, request_key))
         flight = Flight(manager.id, f"write {self._count}", command)
+        if not cluster.is_setting_up:
+            leader = f" as leader of term {fence}" if fence else ""
+            cluster.note(manager, f"{flight.name}{leader}: {described_write(operations)}")
+        return flight
+
+    def carry_out(self, manager: Manager, flight: Flight, deadline: float, behind: Flight | None = None) -> int:
+        """Returns the revision, or raises what the store raises. It is sent after `behind`."""
+        cluster = self._cluster
         if cluster.is_setting_up:
             cluster.log.commit(flight)
             return raise_for(cluster.log.result_at(flight.index))
-        leader = f" as leader of term {fence}" if fence else ""
-        cluster.note(manager, f"{flight.name}{leader}: {described_write(operations)}")
         try:
-            revision = self._written(manager, flight, cluster.turns.now + timeout)
+            revision = self._written(manager, flight, deadline, behind)
         except WarrenError as error:
             name = type(error).__name__
             if isinstance(error, Unavailable):
@@ -58,13 +63,18 @@ class Writes:
             cluster.met[name] += 1
             cluster.note(manager, f"{flight.name} raises {name}")
             raise
+        finally:
+            flight.has_ended = True
         cluster.met["writes"] += 1
         cluster.note(manager, f"{flight.name} returns {revision}")
         return revision
 
-    def _written(self, manager: Manager, flight: Flight, deadline: float) -> int:
+    def _written(self, manager: Manager, flight: Flight, deadline: float, behind: Flight | None) -> int:
         cluster = self._cluster
         cluster.pause_at_write()  # the caller has made the command, and it is not sent yet
+        is_next = behind is None or cluster.waited(lambda: behind.was_proposed or behind.has_ended, deadline)
+        if not is_next or flight.is_given_up:
+            raise Unavailable(LATE, maybe_applied=False)
         if manager.leads_in is not None and not manager.is_connected:
             cluster.log.propose(flight, manager.leads_in)  # in a log that no majority has
         if not cluster.waited(lambda: flight.index or cluster.reaches_leader(manager), deadline):
@@ -78,15 +88,26 @@ class Writes:
         return raise_for(cluster.log.result_at(flight.index))
 
     def _send(self, flight: Flight, deadline: float) -> None:
-        """The leader commits it, or the caller does not hear of it until its deadline."""
+        """The leader commits it, at once or later, or the caller does not hear of it until its deadline."""
         cluster = self._cluster
-        drawn = 1.0 if cluster.is_calm or deadline == math.inf else cluster.random.random()
-        if drawn < NOT_SENT and not flight.was_proposed:
+        drawn = 1.0 if cluster.is_calm else cluster.random.random()
+        if deadline == math.inf:
+            if drawn < LOST_ANSWER:
+                self._delay(flight)
+        elif drawn < NOT_SENT and not flight.was_proposed:
             cluster.waited(lambda: False, deadline)
             raise Unavailable(LATE, maybe_applied=False)
-        if drawn < LOST_ANSWER:
+        elif drawn < LOST_ANSWER:
             self._lose_answer(flight, deadline)
-        cluster.log.commit(flight)
+        if not flight.index:
+            cluster.log.commit(flight)
+
+    def _delay(self, flight: Flight) -> None:
+        """The caller waits for as long as it takes."""
+        cluster, log = self._cluster, self._cluster.log
+        log.propose(flight, log.term, in_log=True)
+        cluster.after((0.0, LATER_SECONDS), lambda: cluster.settle(flight))
+        cluster.waited(lambda: flight.index or (cluster.serves and not log.is_pending(flight)), math.inf)
 
     def _lose_answer(self, flight: Flight, deadline: float) -> None:
         """Committed at once, later, or never."""
