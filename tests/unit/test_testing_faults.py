@@ -204,6 +204,8 @@ def test_faults_of_a_manager(tmp_path: Path) -> None:
         with store.leading() as lead, fail_next(store, wr.LeadershipLost(1)), pytest.raises(wr.LeadershipLost):
             lead.delete_node("n")
         assert names(store) == ["n"]
+        with pytest.raises(wr.Misuse, match="transfer_leadership"):
+            lose_leadership(store)
         with store.watch() as events:
             lose_watches(store)
             with pytest.raises(wr.WatchLost):

@@ -53,13 +53,16 @@ def fail_next(store: Store, error: WarrenError, *, applied: bool = False, after:
         raise AssertionError(f"no write has raised {error!r} within fail_next")
 
 
-def lose_leadership(store: LocalStore) -> None:
+def lose_leadership(store: Store) -> None:
     """Begin the next term of a LocalStore, as if another manager had led meanwhile. Its leads are over, and their
     writes raise LeadershipLost. It leads again at once: callbacks of `on_leadership` are told both, and functions of
     `run_while_leading` are called with a new lead. Any thread.
 
-    On a manager of a cluster use `transfer_leadership`, or `pause` and `resume` of `Cluster`. Raises Closed.
+    Raises Misuse for a manager of a cluster, which loses it in earnest: `transfer_leadership`, or `pause` and `resume`
+    of `Cluster`. Raises Closed.
     """
+    if not isinstance(store, LocalStore):
+        raise Misuse(f"{store!r} is not a LocalStore: use its transfer_leadership(), or pause() of the Cluster")
 
     def begin() -> None:
         store._term += 1
