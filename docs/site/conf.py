@@ -17,7 +17,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 import warren_raft
-from warren_raft import testing
+from warren_raft import metrics, testing
 from warren_raft.store.writing import WriteMethods
 
 project = "warren_raft"
@@ -93,13 +93,14 @@ python_use_unqualified_type_names = True
 
 PYTHON: Final = Path(__file__).parents[1] / "python.md"
 PUBLIC: Final = {f"warren_raft.{name}": getattr(warren_raft, name) for name in warren_raft.__all__} | {
-    f"warren_raft.testing.{name}": getattr(testing, name) for name in testing.__all__
+    f"{package.__name__}.{name}": getattr(package, name) for package in (testing, metrics) for name in package.__all__
 }
 """The name under which programs import each thing, and the thing."""
 CLASSES: Final = {value: name for name, value in PUBLIC.items() if inspect.isclass(value)}
 _ERRORS: Final = [each.__name__ for each in CLASSES if issubclass(each, Exception)]
 _ERROR: Final = re.compile(rf"\b(?:{'|'.join(_ERRORS)})\b")
 _CODE: Final = re.compile(r"`(\w+)`")
+_LINK: Final = re.compile(r"\[([^]]+)\]\(([^)#\s]+)\)")
 _SETTING: Final = re.compile(r"^\| `(\w+)`", re.MULTILINE)
 _NAME: Final = re.compile(r"^- `([\w.]+)`", re.MULTILINE)
 
@@ -158,7 +159,8 @@ def entry(name: str) -> str:
 
 
 def is_foreign(base: type) -> bool:
-    return not base.__module__.startswith("warren_raft")
+    """Whether a class is of another package. (Autodoc cannot ask a protocol for its subclasses.)"""
+    return not base.__module__.startswith("warren_raft") and not getattr(base, "_is_protocol", False)
 
 
 def is_described_elsewhere(_app: Sphinx, _kind: str, name: str, value: Any, _skip: bool, _options: Any) -> bool | None:
@@ -197,8 +199,11 @@ def resolve(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node
 # ---- The parts together
 
 
-def change_source(_app: Sphinx, name: str, source: list[str]) -> None:
-    """README.md and docs/python.md get the lists of the pages below them, which a forge would show as code."""
+def change_source(app: Sphinx, name: str, source: list[str]) -> None:
+    """README.md and docs/python.md get the lists of the pages below them, which a forge would show as code. A link to a
+    folder is a link on a forge only."""
+    folder = Path(app.srcdir, name).parent
+    source[0] = _LINK.sub(lambda link: link[1] if (folder / link[2]).is_dir() else link[0], source[0])
     if name == root_doc:
         for family, pages in FAMILIES.items():
             source[0] += toctree(pages, f":caption: {family}")

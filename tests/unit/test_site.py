@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import warren_raft
 from tests.prose import ROOT, files
-from warren_raft import testing
+from warren_raft import metrics, testing
 from warren_raft_cli.serve import serve
 
 CONF = ROOT / "docs/site/conf.py"
@@ -38,7 +39,8 @@ def test_each_page_is_in_one_family_of_the_site() -> None:
 def test_each_public_name_is_in_the_python_reference_once() -> None:
     """Its docstring comes with it: the site has a page for each group of names."""
     listed = re.findall(r"^- `([\w.]+)`: ", (ROOT / "docs/python.md").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted([*warren_raft.__all__, *(f"testing.{name}" for name in testing.__all__)])
+    of_packages = [f"{each.__name__.partition('.')[2]}.{name}" for each in (testing, metrics) for name in each.__all__]
+    assert sorted(listed) == sorted([*warren_raft.__all__, *of_packages])
 
 
 def test_each_setting_has_a_row_with_its_default_and_its_option() -> None:
@@ -65,3 +67,9 @@ def test_the_files_of_a_data_directory_are_those_of_the_page(tmp_path: Path) -> 
     with testing.Cluster(size=1, directory=tmp_path, admin=True, insecure_plaintext=False):
         assert unknown() == []
     assert unknown() == []
+
+
+def test_the_pictures_are_those_of_their_source() -> None:
+    """If this fails: `python docs/pictures/draw.py`. The house is drawn from the drawing in docs/DESIGN.md."""
+    for name, draw in runpy.run_path(str(ROOT / "docs/pictures/draw.py"))["PICTURES"].items():
+        assert (ROOT / "docs/pictures" / name).read_text() == draw().svg(), name
