@@ -31,6 +31,7 @@ SAMPLES: dict[str, Any] = {
     "int | None": 8,
     "str | None": "another",
     "object": "anything",
+    "list[str]": ["a line", "another line"],
 }
 """By annotation."""
 

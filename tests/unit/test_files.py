@@ -28,6 +28,8 @@ EXCEPT = {
     ("admin/server.py", "rename"): "the socket's name, which need not survive a power cut",
     ("admin/server.py", "unlink"): "the socket's name, which need not survive a power cut",
     ("store/lmdb_errors.py", "O_TMPFILE"): "the probe for LMDB's own writes: a file that never gets a name",
+    ("testing/cluster.py", "rmtree"): "the temporary directory of a test that has ended",
+    ("testing/simulation.py", "rmtree"): "the temporary directory of a test that has ended",
 }
 
 

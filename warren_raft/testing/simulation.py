@@ -36,11 +36,15 @@ class SimulationFailed(AssertionError):
     """
 
     def __init__(self, seed: int, reason: str, schedule: list[str]) -> None:
+        super().__init__(seed, reason, schedule)
         self.seed = seed
         self.reason = reason
         self.schedule = schedule
-        lines = "\n".join(schedule)
-        super().__init__(f"seed {seed}: {reason}\n\n{lines}\n\nseed {seed}: {reason}\nagain: seeds=[{seed}]")
+
+    def __str__(self) -> str:
+        lines = "\n".join(self.schedule)
+        said = f"seed {self.seed}: {self.reason}"
+        return f"{said}\n\n{lines}\n\n{said}\nagain: seeds=[{self.seed}]"
 
 
 def simulate(
