@@ -151,7 +151,7 @@ def entry(name: str) -> str:
     public = [base for base in value.__mro__[1:] if base in CLASSES]
     if value is not warren_raft.Reader:
         public.append(warren_raft.Reader)
-    known = [base for base in value.__mro__[1:] if is_foreign(base) or any(issubclass(each, base) for each in public)]
+    known = [base for base in value.__mro__[1:] if is_foreign(base) or any(base in each.__mro__ for each in public)]
     if issubclass(value, Enum):
         options.append(":undoc-members:")  # its values
     options.append(f":inherited-members: {', '.join(base.__name__ for base in known)}")
