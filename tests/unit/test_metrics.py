@@ -384,6 +384,21 @@ def test_a_store_loads_no_prometheus_and_registers_nothing() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.slow
+def test_a_manager_with_its_pages_loads_no_prometheus_before_the_first_scrape(tmp_path: Path) -> None:
+    first, second = (f"127.0.0.1:{port}" for port in free_ports(2))
+    program = (
+        "import sys, urllib.request, warren_raft as wr\n"
+        f"config = wr.Config(node_id='m1', data_dir={str(tmp_path / 'm1')!r}, listen={first!r},"
+        f" members={{'m1': {first!r}}}, metrics_listen={second!r})\n"
+        "with wr.ReplicatedStore(config) as store:\n"
+        f"    urllib.request.urlopen('http://{second}/livez').read()\n"
+        "    assert 'prometheus_client' not in sys.modules\n"
+        f"    assert b'warren_store_open 1' in urllib.request.urlopen('http://{second}/metrics').read()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_a_histogram_counts_each_duration_once_and_takes_over_an_earlier_one() -> None:
     durations, earlier = Durations(), Durations()
     for seconds in (0.0, SLOW_BOUNDS[0], SLOW_BOUNDS[0] * 1.01, 1e9):

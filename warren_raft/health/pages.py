@@ -15,7 +15,6 @@ from urllib.parse import parse_qs, urlsplit
 from warren_raft.alarms import Alarm
 from warren_raft.errors import Closed, WarrenError
 from warren_raft.health.checks import CHECKS, life_problem
-from warren_raft.metrics import Collector
 from warren_raft.results import Status
 
 if TYPE_CHECKING:
@@ -95,6 +94,8 @@ class Pages:
     def _metrics(self, query: Query) -> Page:
         from prometheus_client import CollectorRegistry, ProcessCollector
         from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+        from warren_raft.metrics import Collector
 
         registry = CollectorRegistry()
         store: Any = self._manager

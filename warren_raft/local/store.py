@@ -511,6 +511,7 @@ class LocalStore(Store):
             commits=machine.database.commits,
             watches=self._hub.open_count,
             watches_lost=self._hub.lost_count,
+            alarms=self._alarms.active,
         )
 
     def __repr__(self) -> str:

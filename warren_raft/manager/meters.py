@@ -32,6 +32,7 @@ def meters_of(parts: Parts, reads: ReadCounts, status: Status | None, started_at
         commits=opened.machine.database.commits,
         watches=parts.hub.open_count,
         watches_lost=parts.hub.lost_count,
+        alarms=parts.alarms.active,
         manager=ManagerMeters(
             status=status,
             leader_contact_age_seconds=engine.leader_contact_age(time.monotonic()),

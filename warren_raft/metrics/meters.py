@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from warren_raft.alarms import Alarm
 from warren_raft.fsm.tallies import Tally, tally_of
 from warren_raft.results import Status
 from warren_raft.store.counts import ReadCounts, WriteCounts
@@ -88,6 +89,8 @@ class Meters:
     commits: Durations | None = None
     watches: int | None = None
     watches_lost: int = 0
+    alarms: tuple[Alarm, ...] | None = None
+    """None: the store has no alarms."""
     manager: ManagerMeters | None = None
 
 

@@ -36,6 +36,9 @@ def samples_of(meters: Meters) -> Found:
     if meters.watches is not None:
         found["warren_watch_active"] = _one(meters.watches)
         found["warren_watch_lost_total"] = _one(meters.watches_lost)
+    if meters.alarms is not None:
+        raised = Counter((alarm.name, alarm.severity) for alarm in meters.alarms)
+        found["warren_alarms"] = [(labels, count) for labels, count in sorted(raised.items())]
     if meters.manager is not None:
         found |= _manager(meters.manager, meters.writes)
     return found
@@ -162,12 +165,10 @@ def _members(status: Status) -> Found:
 
 
 def _conditions(manager: ManagerMeters, status: Status) -> Found:
-    raised = Counter((alarm.name, alarm.severity) for alarm in status.alarms)
-    differs = any(name in ("state-differs", "state-wrong") for name, _ in raised)
+    differs = any(alarm.name in ("state-differs", "state-wrong") for alarm in status.alarms)
     found: Found = {
         "warren_store_no_space": _one(status.full),
         "warren_store_digest_mismatch": _one(differs),
-        "warren_alarms": [((name, severity), count) for (name, severity), count in sorted(raised.items())],
         "warren_heartbeat_nodes": _one(manager.leases),
     }
     if status.snapshot is not None and manager.snapshot_at is not None:

@@ -1,6 +1,7 @@
 """Checks: the same applied index has the same digest and revision on every manager, for the whole run. At the end every
-digest equals the one recomputed from the records, and every secondary index equals a rebuilt index. A state that the
-run made wrong on purpose is replaced by then. Not: whether the state is as the callers intended.
+digest equals the one recomputed from the records, every secondary index equals a rebuilt index, and the counts of nodes
+and containers are those of the records. A state that the run made wrong on purpose is replaced by then. Not: whether
+the state is as the callers intended.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, Process, World
 from warren_raft.fsm.machine import recompute_digest
+from warren_raft.fsm.tallies import tally_of
 
 
 class States:
@@ -27,6 +29,8 @@ class States:
             with process.opened.database.read() as view:
                 if recompute_digest(view) != process.opened.machine.digest:
                     raise Failure(f"{process.id}: the digest is not that of the records")
+                if tally_of(view) != process.opened.machine.tally:
+                    raise Failure(f"{process.id}: the counts of nodes and containers are not those of the records")
                 problems = view.verify_indexes()
             if problems:
                 raise Failure(f"{process.id}: {problems[0]}")
