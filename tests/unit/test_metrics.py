@@ -24,7 +24,7 @@ import warren_raft as wr
 from tests.cluster.harness import free_ports
 from warren_raft.metrics import Collector
 from warren_raft.metrics.families import ALIASES, FAMILIES
-from warren_raft.store.counts import TIMED_MASK
+from warren_raft.store.counts import TIMED_EVERY
 from warren_raft.support.counting import SLOW_BOUNDS, Durations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,7 +241,7 @@ def test_every_read_is_counted_and_one_in_64_is_timed(local: wr.LocalStore) -> N
         assert (scrape("warren_store_errors_total", **labels, reason="NotFound") or 0) == failed
         timed = scrape("warren_store_read_duration_seconds_count", **labels)
         assert timed is not None
-        assert abs(timed - (done + failed) / (TIMED_MASK + 1)) <= 4, "threads may count between two steps of another"
+        assert abs(timed - (done + failed) / TIMED_EVERY) <= 4, "threads may count between two steps of another"
         assert (scrape("warren_store_read_duration_seconds_sum", **labels) or 0) > 0
 
 

@@ -19,8 +19,9 @@ ReadOp = Literal["get", "find", "list"]
 READ_OPS: Final[tuple[ReadOp, ...]] = ("get", "find", "list")
 """By id; by a name, a service, a node or a host; all of a kind."""
 
-TIMED_MASK: Final = 63
-"""One read in 64 is timed: reading the clock twice would take a tenth of the time of a `get`."""
+TIMED_EVERY: Final = 64
+"""One read in so many is timed: reading the clock twice would take a tenth of the time of a `get`."""
+TIMED_MASK: Final = TIMED_EVERY - 1
 
 ANY_KIND: Final = "any"
 """In the place of a kind: a write of several kinds, or of none."""
@@ -48,13 +49,16 @@ class Counted(NamedTuple):
 class ReadCounts:
     """The reads of one store. Any thread counts; any thread looks at `all`."""
 
-    __slots__ = ("durations", "failures", "finds", "gets", "lists")
+    __slots__ = ("_rounds", "durations", "failures", "finds", "gets", "lists")
 
     def __init__(self) -> None:
         size = max(BY_NUMBER) + 1
-        self.gets: Final = [0] * size
-        """By the number of the kind: also the reads that failed."""
+        self.gets: Final = [-TIMED_EVERY] * size
+        """By the number of the kind: below 0 by the reads until one is timed, because a test for 0 is the quickest."""
+        self._rounds = [0] * size
+        """How often the reads up to a timed one were taken from `gets`."""
         self.finds: Final = [0] * size
+        """By the number of the kind: the reads, also those that failed."""
         self.lists: Final = [0] * size
         self.durations: Final[dict[ReadOp, list[Durations]]] = {
             op: [Durations(QUICK_BOUNDS) for _ in range(size)] for op in READ_OPS
@@ -62,10 +66,21 @@ class ReadCounts:
         self.failures: Final[defaultdict[tuple[str, int, str], int]] = defaultdict(int)
         """By operation, number of the kind and class of the error."""
 
+    def begin_timed(self, number: int) -> None:
+        """`gets` of a kind has reached 0. The read that is timed now will be counted again."""
+        count = self.gets[number]
+        rounds = count // TIMED_EVERY + 1  # more than 1 if other threads have read meanwhile
+        self.gets[number] = count - rounds * TIMED_EVERY - 1
+        self._rounds[number] += rounds
+
+    def _all_gets(self) -> list[int]:
+        both = zip(self.gets, self._rounds, strict=True)
+        return [count + (rounds + 1) * TIMED_EVERY for count, rounds in both]
+
     def all(self) -> Iterator[Counted]:
         """Every operation that was called."""
         failures = self.failures.copy()
-        for op, calls_of in zip(READ_OPS, (self.gets, self.finds, self.lists), strict=True):
+        for op, calls_of in zip(READ_OPS, (self._all_gets(), self.finds, self.lists), strict=True):
             for number, kind in BY_NUMBER.items():
                 errors = {reason: count for (at, of, reason), count in failures.items() if (at, of) == (op, number)}
                 calls = calls_of[number]

@@ -69,10 +69,10 @@ def begin_alike(record: bytes, other: bytes, count: int) -> bool:
         if not _SHORT_ARRAY <= record[start] < _ARRAY_8:
             _, at = _array_at(record, start)
         for _ in range(count):
-            head = record[at]
-            if _SHORT_TEXT <= head < _TEXT_8:
-                at += head - _SHORT_TEXT_END
-            elif head == _TEXT_8:
+            size = _SHORT_TEXT_SIZES[record[at]]
+            if size:
+                at += size
+            elif record[at] == _TEXT_8:
                 at += 2 + record[at + 1]
             else:
                 return False

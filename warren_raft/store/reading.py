@@ -125,14 +125,14 @@ class ReadMethods(ABC):
                 reads.durations["find"][number].note(perf_counter() - begin)
 
     def _get_timed(self, kind: Kind[E], id: str) -> E:  # noqa: A002
-        """For `_get`, which counted the read already."""
+        """For `_get`, if it is the turn of this read."""
         reads, number = self._reads, kind.number
+        reads.begin_timed(number)
         begin = perf_counter()
         try:
-            return self._get(kind, id)  # which counts it again
+            return self._get(kind, id)
         finally:
             reads.durations["get"][number].note(perf_counter() - begin)
-            reads.gets[number] -= 1
 
     def _named(self, kind: Kind[E], index: Index, name: str) -> E:
         return self._find(lookup.first_by_index, kind, index, name)
@@ -363,7 +363,7 @@ class Reader(ReadMethods):
         """
         number, gets = kind.number, self._gets
         count = gets[number] = gets[number] + 1
-        if not count & TIMED_MASK:
+        if not count:
             return self._get_timed(kind, id)
         database = self._attached()
         try:
@@ -487,7 +487,7 @@ class View(ReadMethods):
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         number, gets = kind.number, self._gets
         count = gets[number] = gets[number] + 1
-        if not count & TIMED_MASK:
+        if not count:
             return self._get_timed(kind, id)
         try:
             return self._within(lookup.by_id, kind, id)
