@@ -95,9 +95,9 @@ def assert_alive(store: Any) -> None:
     wait_until(lambda: not database._open_reads(), "all views to end")  # housekeeping may measure just now
     if isinstance(store, wr.ReplicatedStore):
         assert (store.failure, store.is_leader, store.alarms) == (None, True, ())
-        wait_until(lambda: not store._parts._writes._outstanding and store.status().pending_writes == 0, "all to end")
-        assert store._parts._writes._ended == set()
-        wait_until(lambda: not store._parts._writes._waking._groups, "all callers to be awake")
+        wait_until(lambda: not store._parts.writes._outstanding and store.status().pending_writes == 0, "all to end")
+        assert store._parts.writes._ended == set()
+        wait_until(lambda: not store._parts.writes._waking._groups, "all callers to be awake")
         store._parts.life.changed.ring()  # like the next change; until then the entries of interrupted waits stay
         assert not store._parts.life.changed._sleepers
     else:

@@ -375,7 +375,7 @@ def test_a_raft_thread_that_does_not_answer_is_waited_for_until_a_second_after_t
 
 def test_a_cancelled_write_that_was_not_sent_is_dropped(leaderless: wr.ReplicatedStore) -> None:
     """With `timeout=math.inf` it would be kept for ever."""
-    outstanding = leaderless._parts._writes._outstanding
+    outstanding = leaderless._parts.writes._outstanding
 
     async def main() -> None:
         task = asyncio.create_task(leaderless.aio.create_node(node(), timeout=math.inf))

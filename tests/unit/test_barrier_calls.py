@@ -127,7 +127,7 @@ def barrier_in_thread(store: wr.ReplicatedStore, timeout: float) -> tuple[thread
 
 def test_the_close_of_the_store_ends_barriers(lonely: wr.ReplicatedStore) -> None:
     threads = [barrier_in_thread(lonely, math.inf) for _ in range(5)]
-    wait_until(lambda: len(lonely._parts._writes.barriers._waiting) == 5, "them to wait")
+    wait_until(lambda: len(lonely._parts.writes.barriers._waiting) == 5, "them to wait")
     lonely.close()
     for thread, ended in threads:
         thread.join(DEADLINE)
@@ -146,7 +146,7 @@ def test_a_barrier_whose_caller_was_interrupted_is_forgotten(
         patched.setattr(Sleeper, "sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lonely.barrier(math.inf)
-    wait_until(lambda: not lonely._parts._writes.barriers._waiting, "it to be forgotten")
+    wait_until(lambda: not lonely._parts.writes.barriers._waiting, "it to be forgotten")
     assert not lonely._parts.driver.engine._barriers.is_waiting
 
 

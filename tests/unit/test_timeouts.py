@@ -79,8 +79,7 @@ def test_a_wrong_timeout_is_refused_everywhere_and_nothing_is_written(store: Any
             with pytest.raises(wr.InvalidEntity, match=r"^timeout: must be a number of seconds from 0 on"):
                 call(timeout)
     assert {"create_node", "delete_secret", "save_ca", "batch", "modify", "leading"} <= set(names)
-    if isinstance(store, wr.ReplicatedStore):
-        assert {"barrier", "wait_ready", "wait_leader", "wait_failed", "transfer_leadership"} <= set(names)
+    assert {"barrier", "wait_ready", "wait_leader", "wait_failed", "transfer_leadership"} <= set(names)
     assert store.list_nodes() == []
     with store.read() as view:
         assert view.revision == 0

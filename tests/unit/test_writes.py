@@ -244,7 +244,7 @@ def test_a_write_that_the_queue_cannot_take_ends_at_once(
 
     waits = threading.Thread(target=wait)
     waits.start()  # a write with a waiting thread is accepted: there are only as many as there are threads
-    wait_until(lambda: len(lonely._parts._writes._outstanding) == 6, "it to wait")
+    wait_until(lambda: len(lonely._parts.writes._outstanding) == 6, "it to wait")
     lonely.close()
     waits.join(DEADLINE)
     assert [type(error) for error in ended] == [wr.Closed]
@@ -265,7 +265,7 @@ def test_a_write_with_too_many_bytes_for_the_queue_ends_at_once(
         assert all(future.done() for future in futures[first:])
         assert not any(future.done() for future in futures[:first])
         store._parts.driver.end_writes("the end")
-        assert store._parts._writes._outstanding_bytes >= 0
+        assert store._parts.writes._outstanding_bytes >= 0
 
 
 def test_bytes_are_given_back(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_bytes_are_given_back(tmp_path: Path) -> None:
         for future in [start(store, "x" * 100) for _ in range(20)]:
             future.result(DEADLINE)
         store.create_node(wr.Node(id="n"))
-        assert store._parts._writes._outstanding_bytes == 0
+        assert store._parts.writes._outstanding_bytes == 0
 
 
 def test_writes_of_one_thread_keep_their_order_waited_for_or_not(tmp_path: Path) -> None:

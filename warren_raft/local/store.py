@@ -270,30 +270,34 @@ class LocalStore(Store):
 
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
         """Raises RefusedForSafety: this store has no cluster."""
-        self._refuse()
+        self._refuse(timeout)
 
     def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
         """Raises RefusedForSafety: this store has no cluster."""
-        self._refuse()
+        self._refuse(timeout)
 
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
         """Raises RefusedForSafety for this store itself ("local"). Removing another id does nothing, as on a
         manager."""
-        self._require_open()
         if id == LOCAL_ID:
-            self._refuse()
+            self._refuse(timeout)
+        self._require_call(timeout)
 
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
         """Returns "local" if this id is asked for, because it leads. Raises RefusedForSafety otherwise: there is no
         other member."""
-        self._require_open()
         if id != LOCAL_ID:
-            self._refuse()
+            self._refuse(timeout)
+        self._require_call(timeout)
         return LOCAL_ID
 
-    def _refuse(self) -> NoReturn:
-        self._require_open()
+    def _refuse(self, timeout: float | None) -> NoReturn:
+        self._require_call(timeout)
         raise RefusedForSafety(ALONE)
+
+    def _require_call(self, timeout: float | None) -> None:
+        timeouts.checked(timeout)
+        self._require_open()
 
     # Leadership --------------------------------------------------------------------------------------------------
 
