@@ -473,7 +473,7 @@ def test_a_cancelled_wait_leaves_nothing_behind(leaderless: wr.ReplicatedStore) 
                 pass
 
         def left() -> tuple[int, int, set[threading.Thread], int]:
-            waiting = len(parts.life.changed._sleepers), len(parts._writes.barriers._waiting)
+            waiting = len(parts.life.changed._sleepers), len(parts.writes.barriers._waiting)
             return *waiting, set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
 
         before = left()
