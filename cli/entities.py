@@ -16,14 +16,16 @@ import click
 from warren_raft.admin import operation
 from warren_raft.errors import InvalidEntity, NotFound
 from warren_raft.model.json_form import from_json, to_json
-from warren_raft.store.tables import CA_ID, CONTAINER, SERVICE, Kind
+from warren_raft.store.tables import CA, CA_ID, CONTAINER, SERVICE, Kind
 
 from .common import (
+    REVISION_MAX,
     BadFile,
     IdType,
     InputType,
     KindType,
     WarrenCommand,
+    WholeNumberType,
     database,
     if_revision_option,
     manager,
@@ -105,8 +107,15 @@ show_option = click.option(
 @click.command("get", cls=WarrenCommand)
 @click.argument("kind", type=KindType(with_ca=True))
 @click.argument("entity_id", type=IdType(), metavar="[ID]", required=False)
+@click.option(
+    "--at",
+    "revision",
+    type=WholeNumberType(0, REVISION_MAX),
+    metavar="REVISION",
+    help="As it was at this revision, if the history reaches back so far.  [default: now]",
+)
 @show_option
-def get(kind: Any, entity_id: str | None, show: bool) -> None:
+def get(kind: Any, entity_id: str | None, revision: int | None, show: bool) -> None:
     """Print one entity. Reads the database directly, whether or not the manager runs.
 
     KIND is node, service, container, secret, volume, network, ingress, certificate or ca. ca has no ID; with --show
@@ -114,14 +123,30 @@ def get(kind: Any, entity_id: str | None, show: bool) -> None:
 
     \b
     Example: warren-raft get service svc-1 --data-dir data/m1 -o json
+    Example: warren-raft get service svc-1 --at 1200 --data-dir data/m1
     """
+    entity_id = checked_id(kind, entity_id)
+    with database() as store:
+        entity = _entity(store, kind, entity_id) if revision is None else _entity_at(store, kind, entity_id, revision)
+    print_entity(kind, entity, show=show)
+
+
+def checked_id(kind: Kind[Any], entity_id: str | None) -> str:
+    """The id of the entity that was named. Raises UsageError."""
     if kind.entity is None:
-        _get_ca(entity_id, show=show)
-        return
+        if entity_id not in (None, CA_ID):
+            raise click.UsageError(f"the CA has no ID; type: {click.get_current_context().command_path} ca")
+        return CA_ID
     if entity_id is None:
         raise click.UsageError(f"no {kind.name} was named: add its ID")
-    with database() as store:
-        entity = _entity(store, kind, entity_id)
+    return entity_id
+
+
+def print_entity(kind: Kind[Any], entity: Any, *, show: bool) -> None:
+    """Prints an entity, or the CA's bytes; secret parts with `show` only."""
+    if kind.entity is None:
+        _print_ca(entity, show=show)
+        return
     value = to_json(entity)
     if wants_json():
         print_json(value if show else without_secrets(kind.name, value))
@@ -130,8 +155,21 @@ def get(kind: Any, entity_id: str | None, show: bool) -> None:
         print_fields((name, _shown(entity, name, part, hidden, show=show)) for name, part in value.items())
 
 
+def _entity_at(store: Reader, kind: Kind[Any], entity_id: str, revision: int) -> Any:
+    """Raises NotFound, with the revision as a note; NotKept."""
+    from warren_raft.fsm.past import get_at
+
+    try:
+        return get_at(store, kind, entity_id, revision)
+    except NotFound as error:
+        error.add_note(f"there was none at revision {revision}")
+        raise
+
+
 def _entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
     """Raises NotFound, with a note if the operator typed a name in the place of an id."""
+    if kind is CA:
+        return store.get_ca()
     try:
         return operation(store, "get", kind)(entity_id)
     except NotFound as error:
@@ -146,11 +184,7 @@ def without_secrets(kind_name: str, value: Mapping[str, object]) -> dict[str, An
     return {**value, **dict.fromkeys(HIDDEN.get(kind_name, ()))}
 
 
-def _get_ca(entity_id: str | None, *, show: bool) -> None:
-    if entity_id not in (None, CA_ID):
-        raise click.UsageError("the CA has no ID; type: warren-raft get ca")
-    with database() as store:
-        data = store.get_ca()
+def _print_ca(data: bytes, *, show: bool) -> None:
     if wants_json():
         print_json({"data": base64.b64encode(data).decode() if show else None})
     elif not show:  # nothing goes to stdout: it may be the file that is to hold the CA

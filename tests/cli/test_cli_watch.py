@@ -63,3 +63,22 @@ def test_events_prints_what_is_kept_and_ends(warren: Command, manager: Path, tmp
 def test_wrong_arguments_of_watch(warren: Command, manager: Path) -> None:
     for wrong in (["--since", "-1"], ["--kind", "sevrice"], ["--node", "n", "--kind", "node"]):
         assert warren("watch", *wrong, "--data-dir", manager).code == 2
+
+
+def test_get_goes_back_to_an_earlier_revision(warren: Command, manager: Path, tmp_path: Path) -> None:
+    begin = put(warren, manager, "service", tmp_path, {"id": "past-s", "replicas": 1})
+    put(warren, manager, "service", tmp_path, {"id": "past-s", "replicas": 2})
+    warren("delete", "service", "past-s", "--data-dir", manager)
+    secret = put(warren, manager, "secret", tmp_path, {"id": "past-x", "data": "c2VjcmV0"})
+    for at, replicas in ((begin, 1), (begin + 1, 2)):
+        found = warren("get", "service", "past-s", "--at", str(at), "-o", "json", "--data-dir", manager).json
+        assert (found["replicas"], found["revision"]) == (replicas, at)
+    for at, name in ((begin - 1, "NotFound"), (begin + 2, "NotFound"), (secret + 1, "NotKept")):
+        ran = warren("get", "service", "past-s", "--at", str(at), "-o", "json", "--data-dir", manager)
+        error = json.loads(ran.err)["error"]
+        assert (ran.code, error["name"]) == (1, name)
+    assert error["newest"] == secret
+    assert f"name one from 0 to {secret}" in error["text"]
+    for more, data in (((), None), (("--show",), "c2VjcmV0")):
+        ran = warren("get", "secret", "past-x", "--at", str(secret), *more, "-o", "json", "--data-dir", manager)
+        assert ran.json["data"] == data
