@@ -121,7 +121,7 @@ class Api:
 
         def reported(container: wr.Container) -> wr.Container:
             if container.node_id != report.get("node"):
-                raise web.HTTPConflict(text=f"{container.id} is not on this node")
+                raise wr.NotFound("container", f"{container.id} on {report.get('node')}")
             return replace(container, actual_state=str(report.get("state")))
 
         await self._store.aio.modify(wr.Container, request.match_info["id"], reported)
@@ -164,7 +164,7 @@ def present_events(view: wr.View, kinds: set[str] | frozenset[str], **chosen: st
         entities += view.list_services()
     if "container" in kinds:
         found = view.list_containers_by_node(chosen["node"]) if "node" in chosen else view.list_containers()
-        entities += [each for each in found if chosen.get("service") in (None, each.service_id)]
+        entities += [each for each in found if chosen.get("service", each.service_id) == each.service_id]
     puts = [wr.Event(each.revision, "put", type(each).__name__.lower(), each.id, each) for each in entities]
     return [*puts, wr.Event(view.revision, "bookmark", "", "")]
 

@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -31,9 +32,15 @@ LINE_BYTES = 2 * 1024 * 1024  # one entity is at most 1 MiB
 
 async def run(node_id: str, managers: list[str]) -> None:
     """Until SIGTERM or SIGINT. The node is down when its ttl has passed."""
-    agent = asyncio.ensure_future(Worker(node_id).work_for(managers))
+    worker = Worker(node_id)
+    agent = asyncio.ensure_future(worker.work_for(managers))
+
+    def stop() -> None:
+        worker.is_stopping = True
+        agent.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, agent.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     await asyncio.wait([agent])
     if not agent.cancelled():
         agent.result()
@@ -43,6 +50,9 @@ class Worker:
     def __init__(self, node_id: str) -> None:
         self._id = node_id
         self._running: set[str] = set()
+        self.is_stopping = False
+        """A TaskGroup loses a cancellation that comes while one of its tasks fails (Python 3.11 and 3.12), and managers
+        are often stopped together with their workers."""
 
     async def work_for(self, managers: list[str]) -> None:
         for manager in itertools.cycle(managers):
@@ -51,17 +61,19 @@ class Worker:
                 async with aiohttp.ClientSession(
                     manager, timeout=timeout, raise_for_status=True, read_bufsize=LINE_BYTES
                 ) as session:
-                    await session.put(f"/nodes/{self._id}")
+                    await _ask(session.put(f"/nodes/{self._id}"))
                     async with asyncio.TaskGroup() as group:  # if one of the two fails, both end
                         group.create_task(self._beat(session))
                         group.create_task(self._follow(session))
             except* (aiohttp.ClientError, TimeoutError) as errors:
                 logger.info("leaves %s: %s", manager, [f"{type(each).__name__}: {each}" for each in errors.exceptions])
+            if self.is_stopping:
+                return
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _beat(self, session: aiohttp.ClientSession) -> None:
         while True:
-            await session.post(f"/nodes/{self._id}/heartbeat")
+            await _ask(session.post(f"/nodes/{self._id}/heartbeat"))
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
@@ -92,7 +104,7 @@ class Worker:
             return
         report = {"node": self._id, "state": state}
         async with session.put(f"/containers/{container.id}/state", json=report, raise_for_status=False) as answer:
-            if answer.status not in (404, 409):  # deleted or moved meanwhile: the watch says so next
+            if answer.status != 404:  # deleted or moved meanwhile: the watch says so next
                 answer.raise_for_status()
 
     # A real agent calls its container runtime here. The runtime is not fenced: it does what the store says.
@@ -107,6 +119,12 @@ class Worker:
         if container_id in self._running:
             self._running.remove(container_id)
             logger.info("stopped %s", container_id)
+
+
+async def _ask(request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> None:
+    """Wait for the answer. A status that is not 2xx is raised (`raise_for_status`)."""
+    async with request:
+        return
 
 
 async def _events(session: aiohttp.ClientSession, node_id: str) -> AsyncIterator[dict[str, Any]]:
