@@ -42,13 +42,14 @@ class Store(BaseStore):
         self._until_ready(timeout).wait()
 
     def wait_leader(self, timeout: float | None = 10.0) -> str:
-        """The id of the leader, as soon as one is known here ("local" for a LocalStore). Raises Unavailable, Closed."""
+        """The id of the leader, as soon as one is known here ("local" for a LocalStore). `timeout` in seconds, None:
+        for ever. Raises Unavailable, Closed."""
         return self._until_leader(timeout).wait()
 
     @abstractmethod
     def wait_failed(self, timeout: float | None = None) -> bool:
         """Wait until this manager has stopped by itself: True, and `failure` says why. False at the timeout or at
-        `close`."""
+        `close`. `timeout` in seconds, None: for ever."""
 
     @property
     @abstractmethod
@@ -152,7 +153,8 @@ class Store(BaseStore):
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
         """Add a manager that runs on an empty directory. Returns when it has caught up and votes.
 
-        Raises RefusedForSafety, Unavailable (it does not answer, or there is no quorum), InvalidEntity.
+        `timeout` in seconds, None: that of a write. Raises RefusedForSafety, Unavailable (it does not answer, or there
+        is no quorum), InvalidEntity, Closed.
         """
 
     @abstractmethod
@@ -161,7 +163,7 @@ class Store(BaseStore):
         sentence with its present place and the advice; the new address counts nevertheless, so that a stopped manager
         can be moved.
 
-        Raises RefusedForSafety, Unavailable, InvalidEntity.
+        `timeout` in seconds, None: that of a write. Raises RefusedForSafety, Unavailable, InvalidEntity, Closed.
         """
 
     @abstractmethod
@@ -171,15 +173,16 @@ class Store(BaseStore):
         Returns when a majority of the remaining members has the removal on disk, so that no power cut takes it back.
         Until then the removed manager must go on running, because its vote may be needed; then it stops by itself.
 
-        Raises RefusedForSafety if the quorum would be lost, Unavailable.
+        `timeout` in seconds, None: that of a write. Raises RefusedForSafety if the quorum would be lost, Unavailable,
+        Closed.
         """
 
     @abstractmethod
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
         """Let another voting member lead (None: the most caught-up one). Returns the id of the new leader.
 
-        Raises RefusedForSafety if the id is not a connected voting member, Unavailable: if its `maybe_applied` is True,
-        leadership may still move.
+        `timeout` in seconds, None: that of a write. Raises RefusedForSafety if the id is not a connected voting member,
+        Closed, and Unavailable: if its `maybe_applied` is True, leadership may still move.
         """
 
     # Snapshots ---------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ FAMILIES: Final = {
         "docs/alarms",
         "docs/metrics",
         "docs/health",
-        "docs/logging",
+        "Log lines <docs/logging>",
         "docs/files",
         "Files of the log <docs/log-format>",
         "docs/glossary",
@@ -164,9 +164,12 @@ def is_foreign(base: type) -> bool:
 
 
 def is_described_elsewhere(_app: Sphinx, _kind: str, name: str, value: Any, _skip: bool, _options: Any) -> bool | None:
-    """The writes are described once, as those of Writer."""
-    is_copy = name in vars(WriteMethods) and inspect.isfunction(value) and value.__qualname__ != f"Writer.{name}"
-    return True if is_copy else None
+    """The writes are described once, as those of Writer. A method without a docstring is described
+    in its base class."""
+    if not inspect.isfunction(value) and not isinstance(value, property):
+        return None
+    is_copy = name in vars(WriteMethods) and getattr(value, "__qualname__", "") != f"Writer.{name}"
+    return True if is_copy or value.__doc__ is None else None
 
 
 def as_rst(_app: Sphinx, kind: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:

@@ -84,6 +84,20 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
         assert value.__module__.startswith("warren_raft")
 
 
+def test_a_method_with_a_timeout_says_its_unit() -> None:
+    """In its own docstring or in that of a base class."""
+    found, without = 0, []
+    for cls in filter(inspect.isclass, (getattr(warren_raft, name) for name in warren_raft.__all__)):
+        for name, method in inspect.getmembers(cls, inspect.isfunction):
+            if not name.startswith("_") and "timeout" in inspect.signature(method).parameters:
+                found += 1
+                texts = [getattr(vars(base).get(name), "__doc__", None) or "" for base in cls.__mro__]
+                if not any("seconds" in text for text in texts):
+                    without.append(f"{cls.__name__}.{name}")
+    assert without == []
+    assert found > 50
+
+
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Sevrice'"):
         warren_raft.Sevrice  # noqa: B018

@@ -82,7 +82,8 @@ class AsyncStore(AsyncWriter):
         await waited(self._calls._until_ready(timeout))
 
     async def wait_leader(self, timeout: float | None = 10.0) -> str:
-        """The id of the leader, as soon as one is known here ("local" for a LocalStore). Raises Unavailable, Closed."""
+        """The id of the leader, as soon as one is known here ("local" for a LocalStore). `timeout` in seconds, None:
+        for ever. Raises Unavailable, Closed."""
         return await waited(self._calls._until_leader(timeout))
 
     def leading(self, timeout: float | None = None) -> AsyncLeading:

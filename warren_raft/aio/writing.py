@@ -92,8 +92,8 @@ class AsyncWriter(WriteMethods[Coroutine[Any, Any, int], float]):
         """Change one entity: read it, call `function(entity)`, store the result if the entity is still the same;
         otherwise begin again, until the timeout. Returns the entity as it is stored now, with its revision.
 
-        `function` is called in the loop, perhaps several times, and should return at once. See `Writer.modify` for the
-        rest, and for the errors.
+        `function` is called in the loop, perhaps several times, and should return at once. `timeout` in seconds, None:
+        that of a write. See `Writer.modify` for the rest, and for the errors.
         """
         change = Modification(self._writer, cls, id, function, timeout)
         while True:
@@ -107,7 +107,7 @@ class AsyncWriter(WriteMethods[Coroutine[Any, Any, int], float]):
         """Several writes as one atomic command: `async with store.aio.batch() as b: b.create_node(...)`.
 
         The writes are added without `await`. The command is sent at the end of the block, which waits for its result.
-        See AsyncBatch.
+        `timeout` in seconds, None: the store's default. See AsyncBatch.
         """
         return AsyncBatch(self._writer, timeout=timeout, request_id=request_id)
 

@@ -227,7 +227,7 @@ class LocalStore(Store):
 
     def wait_failed(self, timeout: float | None = None) -> bool:
         """Wait until this store has stopped by itself: True, and `failure` says why. False at the timeout or at
-        `close`."""
+        `close`. `timeout` in seconds, None: for ever."""
         self._changed.wait_for(lambda: self._failure is not None or self._has_ended, timeouts.deadline(timeout))
         return self._failure is not None
 

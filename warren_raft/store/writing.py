@@ -490,7 +490,7 @@ class Writer(WriteMethods[int, float]):
 
         `cls` is the class of the entity, such as `Service`. `function` returns the changed entity
         (`dataclasses.replace`), with the same id. It may be called several times, and should do nothing else. What it
-        raises leaves `modify`, and nothing is written.
+        raises leaves `modify`, and nothing is written. `timeout` in seconds, None: that of a write.
 
         Raises NotFound (there is no such entity on this manager; after `barrier()` there is none at all), InvalidEntity
         (also for another id), Unavailable (`maybe_applied=False` if others changed the entity at each attempt), and the
@@ -509,7 +509,7 @@ class Writer(WriteMethods[int, float]):
 
         The command is sent at the end of the `with` block, which then waits for its result. With `wait=False` it does
         not wait: `b.future` is a `concurrent.futures.Future` of the revision. The writes of one thread are carried out
-        in their order. `request_id`: see Writer. See Batch.
+        in their order. `timeout` in seconds, None: the store's default. `request_id`: see Writer. See Batch.
         """
         return Batch(self, wait=wait, timeout=timeout, request_id=request_id)
 
