@@ -88,14 +88,14 @@ def beat(store: wr.Store, node_id: str) -> None:
 
 def run_containers(store: wr.Store, node_id: str) -> None:
     """Starts and stops the containers of this node, and says which ones run."""
-    running: set[str] = set()  # a real one asks its container runtime
+    running: set[tuple[str, str]] = set()  # ids and images; a real one asks its container runtime
     with store.watch(node=node_id) as changes:
         while True:
-            wanted = {container.id: container for container in store.list_containers_by_node(node_id)}
-            for container_id in running - wanted.keys():
-                print(f"{node_id} stops {container_id}")
-            for container_id in wanted.keys() - running:
-                print(f"{node_id} starts {container_id} ({wanted[container_id].image})")
+            wanted = {(each.id, each.image): each for each in store.list_containers_by_node(node_id)}
+            for container_id, image in running - wanted.keys():
+                print(f"{node_id} stops {container_id} ({image})")
+            for container_id, image in wanted.keys() - running:
+                print(f"{node_id} starts {container_id} ({image})")
             running = set(wanted)
             for container in wanted.values():
                 if container.actual_state != ContainerState.RUNNING:
