@@ -17,14 +17,13 @@ from warren_raft.config import check_address, check_node_id
 from warren_raft.errors import InvalidConfig, RefusedForSafety, Unavailable
 
 from .common import (
-    OUTPUT_FORMATS,
     BadFile,
     NodeIdType,
     WarrenGroup,
     data_dir,
     manager,
+    note_outputs,
     print_json,
-    remember_output_format,
     wants_json,
     wants_wide,
 )
@@ -103,17 +102,6 @@ class WantedType(click.ParamType):  # type: ignore[type-arg]  # generic for type
         return node_id, address if equals else None
 
 
-def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> str | None:
-    """In `cert issue` `-o` names the join file, and also takes the common output formats."""
-    files = [value for value in values if value not in OUTPUT_FORMATS]
-    for value in values:
-        if value in OUTPUT_FORMATS:
-            remember_output_format(ctx, value)
-    if len(files) > 1:
-        raise click.UsageError(f"-o names two files, {files[0]} and {files[1]}")
-    return files[0] if files else None
-
-
 @cert.command("issue")
 @click.argument("wanted", nargs=-1, required=True, type=WantedType(), metavar="ID[=HOST:PORT]…")
 @click.option("--ca", "ca", required=True, metavar="DIR", help="The directory of the CA.")
@@ -123,7 +111,7 @@ def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[
     "--output",
     "file",
     multiple=True,
-    callback=_note_outputs,
+    callback=note_outputs,
     metavar="FILE",
     help="The join file, if one manager is named; table, wide and json mean the form of the result, as in every "
     "command (a join file of that name: ./json).  [default: ID.join]",

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -72,9 +72,16 @@ def _common_options() -> list[click.Parameter]:
     ]
 
 
-def remember_output_format(ctx: click.Context, value: str) -> None:
-    """For a command with an `-o` of its own that takes OUTPUT_FORMATS too."""
-    ctx.meta[_OUTPUT] = value
+def note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> str | None:
+    """The callback of a command whose own `-o` names a file, and takes the common output formats too. It may be given
+    for both. Returns the name of the file."""
+    files = [value for value in values if value not in OUTPUT_FORMATS]
+    for value in values:
+        if value in OUTPUT_FORMATS:
+            ctx.meta[_OUTPUT] = value
+    if len(files) > 1:
+        raise click.UsageError(f"-o names two files, {files[0]} and {files[1]}")
+    return files[0] if files else None
 
 
 class WarrenCommand(click.Command):

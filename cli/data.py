@@ -175,12 +175,26 @@ def export(target: str | None, warren_db: str | None) -> None:
     name = target if warren_db is None else warren_db
     if name is None or (target is not None and warren_db is not None):
         raise click.UsageError("name one file: FILE, or --warren-db FILE")
-    if name != "-" and os.path.isdir(name):
-        raise click.UsageError(f"{name} is a directory: name a file")
     if warren_db is not None and (name == "-" or is_node(name)):
         raise click.UsageError("--warren-db must name a file: a database cannot be written to a pipe or a device")
-    with _output(name) as file, database() as store, store.read() as view:
-        written = _write_records(view, file) if warren_db is None else write_database(file, partial(_stored_in, view))
+    write_view(name, _opened_view(), None if warren_db is None else _write_database)
+
+
+@contextmanager
+def _opened_view() -> Iterator[View]:
+    with database() as store, store.read() as view:
+        yield view
+
+
+def write_view(
+    name: str, opened: AbstractContextManager[View], write: Callable[[View, IO[bytes]], int] | None = None
+) -> None:
+    """Writes all entities of a view to a file (- is stdout), as JSON lines without another `write`, and says how
+    many."""
+    if name != "-" and os.path.isdir(name):
+        raise click.UsageError(f"{name} is a directory: name a file")
+    with _output(name) as file, opened as view:
+        written = (write or _write_records)(view, file)
         has_ca = _has_ca(view)
     if name == "-" or is_stdout(name):
         return
@@ -209,6 +223,10 @@ def _write_records(view: View, file: IO[bytes]) -> int:
         file.write(line.encode() + b"\n")
         written += 1
     return written
+
+
+def _write_database(view: View, file: IO[bytes]) -> int:
+    return write_database(file, partial(_stored_in, view))
 
 
 def _records(view: View) -> Iterator[str]:

@@ -127,7 +127,9 @@ def get(kind: Any, entity_id: str | None, revision: int | None, show: bool) -> N
     """
     entity_id = checked_id(kind, entity_id)
     with database() as store:
-        entity = _entity(store, kind, entity_id) if revision is None else _entity_at(store, kind, entity_id, revision)
+        entity = (
+            find_entity(store, kind, entity_id) if revision is None else _entity_at(store, kind, entity_id, revision)
+        )
     print_entity(kind, entity, show=show)
 
 
@@ -166,7 +168,7 @@ def _entity_at(store: Reader, kind: Kind[Any], entity_id: str, revision: int) ->
         raise
 
 
-def _entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
+def find_entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
     """Raises NotFound, with a note if the operator typed a name in the place of an id."""
     if kind is CA:
         return store.get_ca()
@@ -216,6 +218,11 @@ def list_(kind: Any, show: bool, **filters: str | None) -> None:
             raise click.UsageError(f"{option} is not for {kind.plural}; it is for: {' '.join(FILTERS[name])}")
     with database() as store:
         entities = _find(store, kind, given)
+    print_entities(kind, entities, show=show)
+
+
+def print_entities(kind: Kind[Any], entities: Sequence[Any], *, show: bool) -> None:
+    """Prints a list of entities; secret parts with `show` only."""
     values = [to_json(entity) for entity in entities]
     if wants_json():
         print_json(values if show else [without_secrets(kind.name, value) for value in values])

@@ -11,7 +11,7 @@ import errno
 import os
 import shlex
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,27 +19,20 @@ from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.outputs import is_stdout
 from warren_raft.support.wording import counted
 
+from . import snapshot_contents
 from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, setting_problem, wants_json
 from .data import progress
 from .recovery import print_restored, shares
+from .snapshot_contents import FILE, no_directory
 from .tables import print_fields
 
 if TYPE_CHECKING:
     from warren_raft.snapshots.file import SnapshotInfo
 
-FILE: Final = click.Path(readable=False)  # opened later: an error then has its own exit code, not that of usage
-
-
-def _no_directory(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """A directory is a wrong name; the exit code of a damaged snapshot would mislead."""
-    if os.path.isdir(value):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), value)
-    return value
-
 
 @click.group("snapshot", cls=WarrenGroup)
 def snapshot() -> None:
-    """Save, inspect, verify and restore snapshots.
+    """Save, inspect, verify and restore snapshots, and read the entities in them.
 
     A snapshot is one file with the whole state of a manager, including secrets, and the hash to verify it.
 
@@ -111,7 +104,7 @@ def _receive(part: str, target: str) -> None:
 
 
 @snapshot.command("inspect")
-@click.argument("file", type=FILE, callback=_no_directory, metavar="FILE")
+@click.argument("file", type=FILE, callback=no_directory, metavar="FILE")
 def inspect(file: str) -> None:
     """Show the description in a snapshot's last page.
 
@@ -130,7 +123,7 @@ def inspect(file: str) -> None:
 
 
 @snapshot.command("verify")
-@click.argument("file", type=FILE, callback=_no_directory, metavar="FILE")
+@click.argument("file", type=FILE, callback=no_directory, metavar="FILE")
 def verify(file: str) -> None:
     """Verify that a snapshot is as it was saved.
 
@@ -154,11 +147,18 @@ def verify(file: str) -> None:
         )
 
 
+# ---------------------------------------------------------------------------------------------- its entities
+
+snapshot.add_command(snapshot_contents.list_)
+snapshot.add_command(snapshot_contents.get)
+snapshot.add_command(snapshot_contents.export)
+
+
 # ---------------------------------------------------------------------------------------------- restore
 
 
 @snapshot.command("restore")
-@click.argument("file", type=FILE, callback=_no_directory, metavar="FILE")
+@click.argument("file", type=FILE, callback=no_directory, metavar="FILE")
 @click.option("--node-id", required=True, type=NodeIdType(), metavar="ID", help="The member that DIR is for.")
 @click.option(
     "--member",

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -109,11 +110,21 @@ def test_who_was_never_part_of_a_cluster_has_nothing_to_save(
 # --------------------------------------------------------------------------------- files that are not snapshots
 
 
-@pytest.fixture(params=["inspect", "verify", "restore"])
+def arguments_of(command: str, path: Path, new: Path) -> Sequence[str | Path]:
+    """Of a command that reads a snapshot; `new` is the place of its result."""
+    more: dict[str, Sequence[str | Path]] = {
+        "restore": ("--data-dir", new, "--node-id", "m1", "--member", "m1=127.0.0.1:1"),
+        "list": ("nodes",),
+        "get": ("ca", "--show"),
+        "export": ("-o", new),
+    }
+    return ("snapshot", command, path, *more.get(command, ()))
+
+
+@pytest.fixture(params=["inspect", "verify", "restore", "list", "get", "export"])
 def reading(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], Sequence[str | Path]]:
     """The arguments of a command that reads a snapshot."""
-    target = ("--data-dir", tmp_path / "new", "--node-id", "m1", "--member", "m1=127.0.0.1:1")
-    return lambda path: ("snapshot", request.param, path, *(target if request.param == "restore" else ()))
+    return lambda path: arguments_of(request.param, path, tmp_path / "new")
 
 
 def test_a_missing_file_is_exit_code_1(
@@ -162,16 +173,18 @@ def test_a_snapshot_made_by_hand_is_exit_code_3(warren: Command, tmp_path: Path)
         assert name in ran.err
 
 
-def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path) -> None:
+def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path, tmp_path: Path) -> None:
     data = bytearray(saved.read_bytes())
     data[len(data) // 2] ^= 8
     saved.write_bytes(data)
     assert warren("snapshot", "inspect", saved).text  # it reads the last page only
-    ran = warren("snapshot", "verify", saved)
-    assert (ran.code, ran.err) == (
-        3,
-        f"warren-raft: {saved}: is damaged: its bytes do not fit the hash in its last page\n",
-    )
+    for command in ("verify", "list", "get", "export"):
+        ran = warren(*arguments_of(command, saved, tmp_path / "new"))
+        assert (ran.code, ran.err) == (
+            3,
+            f"warren-raft: {saved}: is damaged: its bytes do not fit the hash in its last page\n",
+        )
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_file_that_may_not_be_read_is_exit_code_1(saved: Path, tmp_path: Path) -> None:
@@ -215,6 +228,64 @@ def test_a_directory_is_a_wrong_name_and_no_damaged_snapshot(
     """(Pins a bug: exit code 3, which a backup job takes for damage.)"""
     ran = warren(*reading(tmp_path))
     assert (ran.code, ran.err) == (1, f"warren-raft: {tmp_path} is a directory: name a file\n")
+
+
+# ----------------------------------------------------------------------------------------- the entities in a file
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A snapshot with entities of most kinds, of a store that is gone."""
+    with small_state(tmp_path / "data") as database:
+        snapshot_of(database, tmp_path / "s.mdb")
+    shutil.rmtree(tmp_path / "data")
+    return tmp_path / "s.mdb"
+
+
+def test_the_entities_of_a_file_come_without_a_cluster(warren: Command, filled: Path, tmp_path: Path) -> None:
+    before = filled.read_bytes()
+    assert warren("snapshot", "list", filled, "-o", "json").json["services"] == 2
+    assert "containers    42" in warren("snapshot", "list", filled).text
+    services = warren("snapshot", "list", filled, "services", "-o", "json").json
+    assert [(each["id"], each["name"]) for each in services] == [("s-1", "web"), ("s-2", "db")]
+    web = warren("snapshot", "get", filled, "service", "s-1", "-o", "json").json
+    assert web == services[0]
+    assert web["replicas"] == 3
+    assert warren("snapshot", "get", filled, "service", "s-1").text.startswith("id ")
+    assert filled.read_bytes() == before
+    assert os.listdir(tmp_path) == ["s.mdb"]
+
+
+def test_secrets_of_a_file_are_shown_if_they_are_asked_for(warren: Command, filled: Path) -> None:
+    data = base64.b64encode(b"\0\xff").decode()
+    for more, shown in (((), None), (("--show",), data)):
+        assert warren("snapshot", "get", filled, "secret", "x-1", "-o", "json", *more).json["data"] == shown
+        assert warren("snapshot", "list", filled, "secrets", "-o", "json", *more).json[0]["data"] == shown
+    assert warren("snapshot", "get", filled, "ca").code == 2
+    assert warren("snapshot", "get", filled, "ca", "--show").text == "the CA"
+
+
+def test_an_entity_that_a_file_does_not_hold_is_exit_code_1(warren: Command, filled: Path) -> None:
+    ran = warren("snapshot", "get", filled, "service", "web")
+    assert (ran.code, ran.err) == (
+        1,
+        "warren-raft: no service 'web'; the service with this name has the id s-1\n",
+    )
+    assert warren("snapshot", "get", filled, "service").code == 2
+    assert warren("snapshot", "get", filled, "service", "").code == 2
+
+
+def test_all_entities_of_a_file_can_be_imported_again(warren: Command, filled: Path, manager: Path) -> None:
+    """(What export writes of a snapshot, it writes of a manager that has the same entities.)"""
+    lines = filled.with_name("lines.jsonl")
+    ran = warren("snapshot", "export", filled, "-o", lines, "-o", "json")
+    assert ran.json == {"exported": 48}
+    assert stat.S_IMODE(lines.stat().st_mode) == 0o600
+    assert warren("snapshot", "export", filled, "-o", "-").text == lines.read_text()
+    would = warren("import", lines, "--dry-run", "-o", "json", "--data-dir", manager).json["would_import"]
+    assert sum(sum(changes.values()) for changes in would.values()) == 48
+    ran = warren("snapshot", "export", filled, "-o", "json")
+    assert (ran.code, json.loads(ran.err)["error"]["name"]) == (2, "UsageError")
 
 
 # ------------------------------------------------------------------------------------------ saving that fails

@@ -120,6 +120,13 @@ def verify_copy(
         _require_sound(descriptor, manifest, os.fspath(path), records, progress or _no_report, None)
 
 
+def verify_open_file(descriptor: int, manifest: SnapshotInfo, path: Path) -> str:
+    """`verify` without the records, for a snapshot that is open. Returns a path of the same file, to open its database.
+    `path` is for errors."""
+    _require_sound(descriptor, manifest, os.fspath(path), False, _no_report, None)
+    return _same_file(descriptor)
+
+
 def verify_records(path: Path, proved: Callable[[], str]) -> SnapshotInfo:
     """The rest of `verify` for a file whose structure and digest another process proves meanwhile. `proved` waits for
     the hash of the bytes that were proved. Raises the errors of `verify`."""
