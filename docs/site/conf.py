@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -108,15 +109,12 @@ _NAME: Final = re.compile(r"^- `([\w.]+)`", re.MULTILINE)
 def write_reference(_app: Sphinx) -> None:
     """Write the pages of the groups, which are not committed."""
     folder = PYTHON.with_suffix("")
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # a group may have had another title
+    folder.mkdir()
     for title, text in groups():
         prose = _CODE.sub(linked, text[: text.index("\n- `")].replace("](", "](../"))
         entries = "\n".join(entry(name) for name in _NAME.findall(text))
-        write(folder / f"{slug(title)}.md", f"# {title}\n{prose}\n\n```{{eval-rst}}\n{entries}```\n")
-    written = {f"{slug(title)}.md" for title, _ in groups()}
-    for page in folder.glob("*.md"):
-        if page.name not in written:
-            page.unlink()
+        (folder / f"{slug(title)}.md").write_text(f"# {title}\n{prose}\n\n```{{eval-rst}}\n{entries}```\n")
 
 
 def groups() -> Iterator[tuple[str, str]]:
@@ -133,12 +131,6 @@ def slug(title: str) -> str:
 def linked(code: re.Match[str]) -> str:
     """A public name as a link to its description."""
     return f"{{py:obj}}`{code[1]} <warren_raft.{code[1]}>`" if f"warren_raft.{code[1]}" in PUBLIC else code[0]
-
-
-def write(path: Path, text: str) -> None:
-    """Sphinx reads a page again if its time has changed."""
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
 
 
 def entry(name: str) -> str:

@@ -114,7 +114,7 @@ def test_a_shell_completes_commands_and_kinds(typed: str, offered: list[str]) ->
 
 def test_the_reference_names_no_command_that_is_not_there() -> None:
     headings = re.findall(r"^##+ (.*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(headings) == set(ALL)
+    assert set(headings) - {"Exit codes"} == set(ALL)
 
 
 def test_a_message_names_a_command_as_it_is_typed() -> None:
