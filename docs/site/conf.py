@@ -170,6 +170,9 @@ def as_rst(_app: Sphinx, kind: str, _name: str, value: Any, _options: Any, lines
         del lines[lines.index("") + 1 :]
     parts = "\n".join(each for line in lines for each in listed(line)).split("`")
     parts[::2] = [_ERROR.sub(r"`\g<0>`", part) for part in parts[::2]]
+    parts[1::2] = [
+        f"`{part}`" if part.startswith(".") else part for part in parts[1::2]
+    ]  # as code: a role drops the dot
     lines[:] = "`".join(parts).split("\n")
 
 
