@@ -7,6 +7,8 @@ Not here: the report and its verdict, which the manager makes (`ReplicatedStore.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import starmap
 from typing import Any, Final
 
 import click
@@ -76,11 +78,15 @@ def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:
         shown["digest"] = shown["digest"][:DIGEST_SHOWN]
     if shown.get("certificate") is not None:
         shown["certificate"] = _certificate_line(shown["certificate"], wide=wide)
-    lines = sorted(shown.items(), key=lambda line: isinstance(line[1], dict))
+    lines = sorted(starmap(partial(_line, wide=wide), shown.items()), key=lambda line: isinstance(line[1], dict))
     print_fields([*lines, *(("alarm", _alarm_line(alarm, wide=wide)) for alarm in answer["alarms"])])
     if answer["members"]:
         click.echo()
         print_members(answer["members"], wide=wide)
+
+
+def _line(name: str, value: Any, *, wide: bool) -> tuple[str, Any]:
+    return ("uptime", age(value)) if name == "uptime_seconds" and not wide else (name, value)
 
 
 def _certificate_line(certificate: Mapping[str, Any], *, wide: bool) -> str:

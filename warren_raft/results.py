@@ -136,6 +136,12 @@ class Status(Result):
     node_id: str
     version: str
     """The version of the package."""
+    pid: int
+    """The id of the manager's process, in the process's own PID namespace."""
+    uptime_seconds: float
+    """Since the store was opened, by the monotonic clock."""
+    listen: str
+    """`HOST:PORT` at which the manager accepts its peers; empty for a LocalStore."""
     cluster_id: str | None
     """None before the cluster is formed."""
     role: Role

@@ -121,3 +121,15 @@ def test_an_alarm_is_a_degraded_cluster(start_manager: StartManager, status: Sta
         rf"degraded: m1 leads term \d+, 1 of 1 connected, tolerates 0 failures; backup-failed {re.escape(str(missing))}"
     )
     wait_verdict(status, tmp_path / "m1", 1, line)
+
+
+def test_it_says_which_process_answers_and_since_when(status: Status, manager: Path) -> None:
+    began = time.monotonic()
+    first, second = (json.loads(status("-o", "json", "--data-dir", manager).out) for _ in range(2))
+    assert str(manager).encode() in Path(f"/proc/{first['pid']}/cmdline").read_bytes().split(b"\0")
+    assert first["listen"] == first["members"][0]["address"]
+    assert 0 < first["uptime_seconds"] < second["uptime_seconds"]
+    assert second["uptime_seconds"] - first["uptime_seconds"] <= time.monotonic() - began + 0.001  # rounded
+    lines = dict(line.split(maxsplit=1) for line in status("--data-dir", manager).out.splitlines() if " " in line)
+    assert re.fullmatch(r"\d+[smhd]", lines["uptime"])
+    assert lines["pid"] == str(first["pid"])

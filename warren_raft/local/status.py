@@ -6,6 +6,7 @@ that has failed can be read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
@@ -24,7 +25,13 @@ fence."""
 
 
 def status_of(
-    machine: StateMachine, term: int, *, pending_writes: int, alarms: Sequence[Alarm], failure: WarrenError | None
+    machine: StateMachine,
+    term: int,
+    *,
+    pending_writes: int,
+    alarms: Sequence[Alarm],
+    failure: WarrenError | None,
+    uptime_seconds: float,
 ) -> Status:
     """The status now. Raises Closed."""
     database = machine.database
@@ -35,6 +42,9 @@ def status_of(
         verdict=_verdict(alarms, failure),
         node_id=LOCAL_ID,
         version=version("warren-raft"),
+        pid=os.getpid(),
+        uptime_seconds=round(uptime_seconds, 3),
+        listen="",
         cluster_id=None,
         role="leader" if leads else "follower",
         leader=LOCAL_ID if leads else None,

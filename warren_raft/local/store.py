@@ -139,6 +139,7 @@ class LocalStore(Store):
         self._deliveries = Deliveries("warren-local-futures")
         self._writes: Final = WriteCounts()
         self._started_at: Final = time.time()
+        self._opened_at: Final = time.monotonic()
         self._own = OwnThread("warren-local", self._between)
         self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries)
         self._hub: Final = Hub(self._attached, lambda: self._failure, ring_by=self._ring_by)
@@ -258,7 +259,14 @@ class LocalStore(Store):
         Raises Closed."""
         self._attached()
         pending, alarms = self._commits.waiting, self._alarms.active
-        return status_of(self._machine, self._term, pending_writes=pending, alarms=alarms, failure=self._failure)
+        return status_of(
+            self._machine,
+            self._term,
+            pending_writes=pending,
+            alarms=alarms,
+            failure=self._failure,
+            uptime_seconds=time.monotonic() - self._opened_at,
+        )
 
     def reload_certificate(self) -> None:
         """Does nothing: this store has no links, and so no certificate."""

@@ -6,6 +6,7 @@ Invariant: nothing in here waits for anything, so that the status of a manager w
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ def status_of(
     alarms: Sequence[Alarm],
     failure: WarrenError | None,
     is_stuck: bool,
+    uptime_seconds: float,
 ) -> Status:
     """The status of a manager now. Raises Closed.
 
@@ -54,6 +56,9 @@ def status_of(
         verdict=_UNJUDGED,
         node_id=opened.config.node_id,
         version=engine.measured.version,
+        pid=os.getpid(),
+        uptime_seconds=round(uptime_seconds, 3),
+        listen=opened.config.listen,
         cluster_id=machine.cluster_id,
         role="follower" if is_stuck else engine.role,
         leader=None if is_stuck else engine.leader,

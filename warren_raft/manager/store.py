@@ -49,6 +49,7 @@ class ReplicatedStore(Store):
         super().__init__()
         self.config: Final = config
         self._started_at: Final = time.time()
+        self._opened_at: Final = time.monotonic()
         self._parts: Final = self._made_parts()
         self._life: Final = self._parts.life
         try:
@@ -156,6 +157,7 @@ class ReplicatedStore(Store):
             alarms=self.alarms,
             failure=self.failure,
             is_stuck=self._life.is_stuck,
+            uptime_seconds=time.monotonic() - self._opened_at,
         )
 
     def _meters(self) -> Meters:
