@@ -28,6 +28,7 @@ from .tables import one_line
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("serve", "serve"),
     "status": ("status", "status"),
+    "top": ("top", "top"),
     "describe": ("describe", "describe"),
     "get": ("entities", "get"),
     "list": ("entities", "list_"),

@@ -113,30 +113,35 @@ def print_cluster(members: Sequence[Mapping[str, object]], *, wide: bool) -> Non
 
 
 def _cluster_row(member: Mapping[str, Any]) -> list[object]:
-    role = "leader" if member["leader"] else "voter" if member["voter"] else "learner"
     alarms = [f"{alarm['name']} {alarm['subject']}".rstrip() for alarm in member["alarms"] or []]
     return [
         member["id"],
-        role,
-        _contact(member),
+        role_shown(member),
+        contact_shown(member),
         member["applied_index"],
         member["lag_entries"],
-        _size(member["disk_free_bytes"]),
-        _size(member["database_bytes"]),
+        size_shown(member["disk_free_bytes"]),
+        size_shown(member["database_bytes"]),
         member["version"],
         member["address"],
         alarms,
     ]
 
 
-def _contact(member: Mapping[str, Any]) -> str:
+def role_shown(member: Mapping[str, Any]) -> str:
+    """Its part in the cluster, in one word."""
+    return "leader" if member["leader"] else "voter" if member["voter"] else "learner"
+
+
+def contact_shown(member: Mapping[str, Any]) -> str:
+    """The time since it was heard."""
     seconds = member["contact_age_seconds"]
     if seconds is None:
         return "never"
     return age(seconds) if member["connected"] else f"away {age(seconds)}"
 
 
-def _size(size_bytes: int | None) -> str | None:
+def size_shown(size_bytes: int | None) -> str | None:
     """The size in the largest unit that gives a number of at least 1."""
     if size_bytes is None:
         return None

@@ -54,7 +54,7 @@ def section(path: str) -> str:
 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
-        "serve", "status", "describe", "get", "list", "put", "delete", "import", "export", "members", "leader",
+        "serve", "status", "top", "describe", "get", "list", "put", "delete", "import", "export", "members", "leader",
         "snapshot", "recover", "cert", "config", "completion", "watch", "events",
     }  # fmt: skip
     groups = {path for path in ALL if " " in path}

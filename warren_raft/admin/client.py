@@ -103,6 +103,18 @@ class AdminClient:
     def status(self) -> dict[str, Any]:
         return _expect(dict, self.call("status"))
 
+    def page(self, path: str) -> str | None:
+        """The text of a page (health/pages.py), such as "/metrics"; None if this manager has no such page, because it
+        is of an earlier release."""
+        connection = _Connection(self.directory, QUICK_ANSWER_SECONDS)
+        try:
+            with self._told(_untold, connection):
+                response = self._ask(connection, "GET", path)
+                text = response.read().decode()
+            return text if response.status == http.client.OK else None
+        finally:
+            connection.close()
+
     def put(self, kind: str, entity: object, *, if_revision: int | None = None, timeout: float | None = None) -> int:
         """Creates or replaces an entity given in its JSON form (the CA: base64). Returns the revision."""
         arguments = {"kind": kind, "entity": entity, "if_revision": if_revision}
@@ -226,6 +238,11 @@ class AdminClient:
         return answer["result"]
 
     def _post(self, connection: _Connection, operation: str, body: bytes) -> http.client.HTTPResponse:
+        return self._ask(connection, "POST", f"/v1/{operation}", body)
+
+    def _ask(
+        self, connection: _Connection, method: str, path: str, body: bytes | None = None
+    ) -> http.client.HTTPResponse:
         try:
             connection.connect()
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -234,7 +251,7 @@ class AdminClient:
             raise RefusedForSafety(
                 f"this user may not connect to the manager on {self.directory}; run this as the owner of the data"
             ) from None
-        connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
         return connection.getresponse()
 
     @contextmanager
