@@ -40,7 +40,7 @@ class CallsEnd:
         waiting, since, leader = self._waiting[process.number]
         waiting = waiting & calls
         found = (process.engine.leader, process.engine.term, process.world.is_calm)
-        if found != leader:
+        if found != leader or process.engine.fetching is not None:  # a snapshot may have any number of chunks
             since = max(process.world.now, process.world.network.latest_arrival)
         self._waiting[process.number] = waiting, since, found
         if not waiting:
