@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("serve", "serve"),
     "status": ("status", "status"),
     "top": ("top", "top"),
+    "bench": ("bench", "bench"),
     "describe": ("describe", "describe"),
     "get": ("entities", "get"),
     "list": ("entities", "list_"),

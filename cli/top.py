@@ -191,7 +191,7 @@ def _numbers(before: Reading, after: Reading) -> RenderableType:
     )
     rows = {
         "writes": f"{'-' if rate is None else f'{rate:,.0f}'} a second, {status['pending_writes']} on their way here",
-        "p99": ", ".join(f"{stage} {_seconds(stages[stage])}" for stage in STAGES if stage in stages),
+        "p99": ", ".join(f"{stage} {seconds_shown(stages[stage])}" for stage in STAGES if stage in stages),
         "state": f"revision {status['revision']}, index {status['applied_index']}, "
         f"{size_shown(status['db_size_bytes'])}",
         "log": f"{status['log_entries']:,} entries, {size_shown(status['log_bytes'])}; snapshot "
@@ -207,7 +207,8 @@ def _numbers(before: Reading, after: Reading) -> RenderableType:
     return table
 
 
-def _seconds(seconds: float | None) -> str:
+def seconds_shown(seconds: float | None) -> str:
+    """A duration for people, in milliseconds below a second."""
     if seconds is None:
         return "-"
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
