@@ -140,7 +140,8 @@ def issue(
     the old one. No other file is replaced.
 
     \b
-    Example: warren-raft cert issue m1=10.0.0.1:7946 m2=10.0.0.2:7946 m3=10.0.0.3:7946 --ca ca
+    Example: warren-raft cert issue m1=10.0.0.1:7946 m2=10.0.0.2:7946 \\
+                 m3=10.0.0.3:7946 --ca ca
              warren-raft cert issue m4 --address 10.0.0.4:7946 --ca ca -o m4.join
     """
     from warren_raft.certificates.ca import Authority, rfc3339

@@ -32,6 +32,8 @@ DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
 ID_MAX_BYTES: Final = 511
 REVISION_MAX: Final = 2**63 - 1
 MAX_SECONDS: Final = 3600
+HELP_WIDTH: Final = 80
+SENTENCE_MAX: Final = 1000
 _DATA_DIR: Final = "warren_raft.data_dir"  # keys of click's `meta`; a group shares it with its commands
 _OUTPUT: Final = "warren_raft.output"
 
@@ -119,6 +121,20 @@ class WarrenGroup(click.Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(_common_options())
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_family(ctx, formatter, "Commands", self.list_commands(ctx))
+
+    def format_family(
+        self, ctx: click.Context, formatter: click.HelpFormatter, heading: str, names: Sequence[str]
+    ) -> None:
+        """Some commands under a heading, each with the whole first sentence of its help: click would cut it."""
+        width = max(map(len, self.list_commands(ctx)))
+        commands = [(name, self.get_command(ctx, name)) for name in names]
+        with formatter.section(heading):
+            formatter.write_dl(
+                [(name.ljust(width), each.get_short_help_str(SENTENCE_MAX)) for name, each in commands if each]
+            )
 
 
 def refuse_empty(value: str, argument: str) -> None:

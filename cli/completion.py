@@ -26,7 +26,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     \b
     Example: warren-raft completion bash >/etc/bash_completion.d/warren-raft
              warren-raft completion zsh >"${fpath[1]}/_warren-raft"
-             warren-raft completion fish >~/.config/fish/completions/warren-raft.fish
+             warren-raft completion fish | source
     """
     made = get_completion_class(shell)
     assert made is not None  # click has all of SHELLS

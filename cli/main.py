@@ -19,7 +19,7 @@ import click
 from warren_raft import errors
 from warren_raft.support.core_dumps import forbid_core_dumps
 
-from .common import WarrenGroup
+from .common import HELP_WIDTH, WarrenGroup
 from .os_errors import sentence
 from .tables import one_line
 
@@ -47,6 +47,14 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "config": ("config", "config"),
     "completion": ("completion", "completion"),
 }
+FAMILIES: Final[Mapping[str, Sequence[str]]] = {
+    "Run a manager": ("serve", "status", "top", "bench", "describe", "config"),
+    "Entities": ("get", "list", "put", "delete", "watch", "events", "import", "export"),
+    "The cluster": ("members", "leader", "cert"),
+    "Backups and disasters": ("snapshot", "recover"),
+    "This command line": ("completion",),
+}
+"""The commands in the order and under the headings of `--help`."""
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -69,7 +77,11 @@ class CommandTable(WarrenGroup):
     """A group that imports each command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for names in FAMILIES.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for family, names in FAMILIES.items():
+            self.format_family(ctx, formatter, family, names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -88,7 +100,9 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
         ctx.exit()
 
 
-@click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH}
+)
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
 )
@@ -96,10 +110,11 @@ def cli() -> None:
     """The cluster state of a container orchestrator, identical on every manager.
 
     \b
-    Run a manager:        warren-raft serve --node-id m1 --listen 127.0.0.1:7946 \\
-                              --member m1=127.0.0.1:7946 --bootstrap --data-dir data/m1
-    Show its status:      warren-raft status --data-dir data/m1
-    Read its entities:    warren-raft list services --data-dir data/m1
+    Run a manager:      warren-raft serve --node-id m1 --listen 127.0.0.1:7946 \\
+                            --member m1=127.0.0.1:7946 --bootstrap \\
+                            --data-dir data/m1
+    Show its status:    warren-raft status --data-dir data/m1
+    Read its entities:  warren-raft list services --data-dir data/m1
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 refused for safety, 5 in use, 6 no quorum
     or timeout, 7 no space left.

@@ -62,8 +62,9 @@ def serve(*, log_level: str, **options: Any) -> None:
 
     \b
     Example: warren-raft serve --join m1.join --data-dir data/m1
-    Example: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --data-dir data/m1 \\
-                 --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
+    Example: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 \\
+                 --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 \\
+                 --member m3=127.0.0.1:7948 --data-dir data/m1
     """
     _log_to_stderr(log_level)
     config = gathered(options).config

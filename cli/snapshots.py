@@ -193,8 +193,9 @@ def restore(
     docs/recovery.md.
 
     \b
-    Example: warren-raft snapshot restore warren.snapshot --data-dir data/m1 --node-id m1 \\
-                 --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
+    Example: warren-raft snapshot restore warren.snapshot --node-id m1 \\
+                 --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 \\
+                 --member m3=127.0.0.1:7948 --data-dir data/m1
     """
     from warren_raft.errors import InvalidConfig
     from warren_raft.recovery.restore import restore as carry_out

@@ -45,11 +45,11 @@ FAULT: Final = "bold red"
 @click.command("top", cls=WarrenCommand)
 @click.option("--once", is_flag=True, help="Print one picture after a second, and end.")
 def top(once: bool) -> None:
-    """Show the cluster live: members, roles, lag, writes a second, p99, sizes and alarms. q ends it.
+    """Show the cluster live: members, roles, lag, writes a second, p99, sizes and alarms.
 
-    The numbers are those that one running manager knows. Writes a second are changes of the state, of all managers'
-    callers. p99 is of the last five seconds on this manager: write is a write of its own callers from call to return,
-    sync its log, apply its state.
+    q ends it. The numbers are those that one running manager knows. Writes a second are changes of the state, of all
+    managers' callers. p99 is of the last five seconds on this manager: write is a write of its own callers from call to
+    return, sync its log, apply its state.
 
     \b
     Example: warren-raft top --data-dir data/m1

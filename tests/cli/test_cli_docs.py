@@ -76,6 +76,43 @@ def test_a_command_has_help_with_an_example_and_documented_options(path: str) ->
             assert parameter.help, f"{path} {parameter.opts} has no help"
 
 
+def help_of(path: str) -> str:
+    """The help as a terminal of 80 columns shows it."""
+    context = cli.make_context("warren-raft", [], resilient_parsing=True, terminal_width=80)
+    for name in path.split():
+        assert isinstance(context.command, click.Group)
+        command = context.command.get_command(context, name)
+        assert command is not None
+        context = click.Context(command, info_name=name, parent=context, terminal_width=80)
+    return context.get_help()
+
+
+@pytest.mark.parametrize("path", ["", *ALL])
+def test_the_help_fits_80_columns_and_is_not_cut(path: str) -> None:
+    """(Pins a fault: click ends the line of a command in `...` where it does not fit.)"""
+    text = help_of(path)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert "..." not in text.replace("[ARGS]...", "").replace("[OPTIONS]...", "")
+
+
+def test_a_wide_terminal_shows_the_help_no_wider() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "warren_raft_cli", "--help"],
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_commands_are_in_families() -> None:
+    named = [name for names in cli_main.FAMILIES.values() for name in names]
+    assert sorted(named) == sorted(COMMANDS)
+    headings = [line[:-1] for line in help_of("").splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Options", *cli_main.FAMILIES]
+
+
 @pytest.mark.parametrize("path", ALL)
 def test_a_command_takes_the_common_options(path: str) -> None:
     names = {name for parameter in ALL[path].params for name in parameter.opts}
