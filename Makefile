@@ -1,5 +1,5 @@
 # The commands of a contributor. CONTRIBUTING.md explains them; each target calls a script that also runs by itself.
-.PHONY: help test fast lint format sim bench docs docs-site
+.PHONY: help test fast lint format sim bench docs docs-site package
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,6 +25,9 @@ bench: ## all figures beside etcd, LMDB and the disk: a quarter of an hour
 
 docs: ## the tests of README and docs
 	scripts/test.sh -q -m docs
+
+package: ## the sdist and the wheel, in dist/
+	scripts/package.sh dist
 
 docs-site: ## the documentation as a site, in site/
 	scripts/docs.sh

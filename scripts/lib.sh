@@ -1,9 +1,10 @@
 # Sets up .venv for the scripts beside it: source it, then call ensure_venv EXTRAS.
 # Installs only if pyproject.toml, requirements/ or the Python changed since the last installation (a stamp in .venv shows it).
 # requirements/ pins all packages, with hashes (scripts/lock.sh writes it).
+# PYTHON=python3.12 chooses another Python, which has an environment of its own (.venv-python3.12).
 
 project_root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-venv="$project_root/.venv"
+venv="$project_root/.venv${PYTHON:+-${PYTHON##*/}}"
 
 fail() {
     printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2
@@ -17,6 +18,11 @@ distribution_python=/usr/bin/python3
 # and the distribution's is there. A plain build needs up to 1.4 times as much processor time (docs/performance.md).
 find_python() {
     local candidate
+    if [[ -n ${PYTHON-} ]]; then
+        is_new_enough "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.11 or newer that can be run"
+        command -v "$PYTHON"
+        return
+    fi
     for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
         candidate=$(command -v "$candidate") && is_new_enough "$candidate" || continue
         if ! is_optimized "$candidate" && is_new_enough "$distribution_python" && has_venv "$distribution_python"; then

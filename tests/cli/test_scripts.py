@@ -58,16 +58,16 @@ class FakeMachine:
         """The Python that scripts/lib.sh chooses."""
         return self._run("find_python").stdout.strip()
 
-    def ensure_venv(self, extras: str = "") -> subprocess.CompletedProcess[str]:
+    def ensure_venv(self, extras: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs the function of scripts/lib.sh for this project."""
-        return self._run(f'ensure_venv "{extras}"')
+        return self._run(f'ensure_venv "{extras}"', **environment)
 
-    def _run(self, call: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, call: str, **environment: str) -> subprocess.CompletedProcess[str]:
         program = (
-            f'set -euo pipefail; source "{LIBRARY}"; project_root="{self.root}"; venv="{self.root}/.venv"; '
+            f'set -euo pipefail; source "{LIBRARY}"; project_root="{self.root}"; venv="{self.root}/${{venv##*/}}"; '
             f'distribution_python="{self.distribution}"; {call}'
         )
-        environment = {"PATH": f"{self._bin}:/usr/bin:/bin", "HOME": str(self.root)}
+        environment |= {"PATH": f"{self._bin}:/usr/bin:/bin", "HOME": str(self.root)}
         command = ["bash", "-c", program, "script"]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -114,6 +114,20 @@ def test_an_optimized_python_on_the_path_is_taken(tmp_path: Path) -> None:
     assert machine.found_python() == str(tmp_path / "bin" / "python3")
 
 
+def test_another_python_has_an_environment_of_its_own(tmp_path: Path) -> None:
+    """(Otherwise each run with another Python would make .venv again, for minutes.)"""
+    machine = FakeMachine(tmp_path)
+    assert machine.ensure_venv().returncode == 0
+    for python in ("python3.12", str(tmp_path / "bin" / "python3.13")):
+        assert machine.ensure_venv(PYTHON=python).returncode == 0
+    for name, python in ((".venv", "python3"), (".venv-python3.12", "python3.12"), (".venv-python3.13", "python3.13")):
+        made_with = (machine.root / name / "made-with").read_text()
+        assert made_with == f"{tmp_path / 'bin' / python}\n"
+    ran = machine.ensure_venv(PYTHON="/no/python")
+    assert ran.returncode == 1
+    assert ran.stderr == "script: PYTHON=/no/python is no Python 3.11 or newer that can be run\n"
+
+
 def test_the_pins_are_what_the_project_asks_for() -> None:
     """Otherwise scripts and CI would run with other versions than users: scripts/lock.sh writes the pins again."""
     with open(PROJECT / "pyproject.toml", "rb") as file:
@@ -150,7 +164,15 @@ def test_without_a_python_that_is_new_enough_it_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["scripts/lib.sh", "scripts/test.sh", "scripts/cluster-local.sh", "scripts/lock.sh", "scripts/audit.sh", ".ci/run"],
+    [
+        "scripts/lib.sh",
+        "scripts/test.sh",
+        "scripts/cluster-local.sh",
+        "scripts/lock.sh",
+        "scripts/audit.sh",
+        "scripts/package.sh",
+        ".ci/run",
+    ],
 )
 def test_the_shell_scripts_parse_and_can_be_run(name: str) -> None:
     subprocess.run(["bash", "-n", str(PROJECT / name)], check=True)
