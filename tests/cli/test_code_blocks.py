@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -73,6 +76,8 @@ BLOCKS = {
         RECOVERY + "managers_move",
         RECOVERY + "a_survivor_becomes_a_cluster_again",
         "not run: it needs a log with an entry of another release; tests/unit/test_restoring.py makes one",
+        HERE + "test_one_entity_is_brought_back",
+        HERE + "test_one_entity_is_brought_back",
         RECOVERY + "a_snapshot_is_restored",
     ),
     "docs/safety.md": ("not run: hours; tests/simulation runs a few seeds of each",),
@@ -199,6 +204,25 @@ def test_a_manager_imports_the_data_of_a_warren_and_saves_them(
             assert warren(*words).text
     assert warren("describe", "restored").text
     manager.end()
+
+
+def test_one_entity_is_brought_back(
+    warren: Command, manager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/recovery.md, on the history and on a snapshot."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/m1").symlink_to(manager)
+    Path("new.json").write_text('{"id": "svc-1", "name": "web", "replicas": 3}')
+    stored = warren("put", "service", "-f", "new.json", "--data-dir", "data/m1", "-o", "json").json["revision"]
+    assert warren("snapshot", "save", "warren.snapshot", "--data-dir", "data/m1").text
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for containing in ("--at 1200", "snapshot list warren.snapshot services"):
+        assert warren("delete", "service", "svc-1", "--data-dir", "data/m1").text
+        program = block("docs/recovery.md", containing).replace("1200", str(stored))
+        done = subprocess.run(["bash", "-euc", program], env=os.environ | path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert warren("get", "service", "svc-1", "--data-dir", "data/m1", "-o", "json").json["replicas"] == 3
 
 
 def test_the_settings_in_a_file_are_valid(tmp_path: Path) -> None:
