@@ -28,6 +28,7 @@ MEMBER_COLUMNS: Final = ("id", "address", "connected", "voter", "leader")
 CLUSTER_COLUMNS: Final = (
     *("id", "role", "contact", "applied", "lag", "free", "database"),
     Column("version", gives=True),
+    "reads",
     Column("address", wide=True),
     Column("alarms", gives=True),
 )
@@ -123,6 +124,7 @@ def _cluster_row(member: Mapping[str, Any]) -> list[object]:
         size_shown(member["disk_free_bytes"]),
         size_shown(member["database_bytes"]),
         member["version"],
+        member["level_max"],
         member["address"],
         alarms,
     ]

@@ -36,6 +36,7 @@ class ListMachine:
         self.applied_index = 1
         self.applied_term = 0
         self.membership: bytes | None = None
+        self.level = 1
         self.answered: set[tuple[int, int]] = set()
         self.digests: dict[int, bytes] = {}
         self.limit: Callable[[], int] = lambda: 1 << 60
@@ -83,9 +84,10 @@ class ListMachine:
             return "a command of another version"
         return "" if session == 7 or not sender or session == sender else f"{sender} writes under another's session"
 
-    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
+    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes, level: int = 1) -> None:
         self._advance(index, term)
         self.membership = membership
+        self.level = max(self.level, level)
         self._note_digest()
 
     def _note_digest(self) -> None:

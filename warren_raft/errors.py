@@ -106,6 +106,8 @@ class InvalidConfig(WarrenError, ValueError):
 class Unavailable(WarrenError, TimeoutError):
     """The deadline passed, or there was no quorum until the deadline.
 
+    During an upgrade: not all members know the feature yet (docs/upgrade.md).
+
     `maybe_applied` is False only if it is certain that the write never left this process. `of_write` is False if there
     was no write or change (for a wait, a barrier or a question), or if the change is made and the wait for it ended.
     """

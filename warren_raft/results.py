@@ -125,6 +125,8 @@ class MemberStatus(Result):
     """Used in its database, without the history."""
     version: str | None
     """Of its package."""
+    level_max: int | None
+    """The highest level of the command set that it reads; None: this manager has no link to it now."""
     alarms: tuple[MemberAlarm, ...] | None
 
 
@@ -136,6 +138,8 @@ class Status(Result):
     node_id: str
     version: str
     """The version of the package."""
+    level: int
+    """The level of the command set in this manager's state: which commands the cluster uses (docs/upgrade.md)."""
     pid: int
     """The id of the manager's process, in the process's own PID namespace."""
     uptime_seconds: float

@@ -36,6 +36,7 @@ FAMILIES: Final = {
         "Three hosts, certificates <docs/certificates>",
         "Lost and moved managers <docs/recovery>",
         "docs/disk-full",
+        "docs/upgrade",
         "From a Go Warren <docs/from-warren>",
     ),
     "Reference": (

@@ -296,7 +296,15 @@ def test_status_shows_each_alarm_on_a_line(capsys: pytest.CaptureFixture[str]) -
 
 
 def member_row(id_: str, **fields: object) -> dict[str, object]:
-    shown = {"id": id_, "address": "127.0.0.1:1", "voter": True, "leader": False, "connected": True, "version": "1"}
+    shown = {
+        "id": id_,
+        "address": "127.0.0.1:1",
+        "voter": True,
+        "leader": False,
+        "connected": True,
+        "version": "1",
+        "level_max": 2,
+    }
     reported = {"contact_age_seconds": 0.1, "applied_index": 9, "lag_entries": 0, "disk_free_bytes": 5, "alarms": []}
     return {**shown, **reported, "database_bytes": 3, **fields}
 

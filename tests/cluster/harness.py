@@ -183,6 +183,8 @@ class Cluster:
         self.config = {"admin": False, "write_timeout_seconds": WRITE_SECONDS, **small, **config}
         self._compaction = compaction
         self._history_changes = HISTORY_CHANGES if compaction and history_changes is None else history_changes
+        self.previous: set[str] = set()
+        """The managers that start with the previous release (tests/previous_release.py)."""
         self.processes: dict[str, Process] = {}
         self.allowed_in_logs: list[str] = []
         """The test expects log lines that contain one of these texts."""
@@ -225,6 +227,7 @@ class Cluster:
         child = {"config": settings, "journals": str(self.journals), "name": name}
         child["compaction"] = self._compaction
         child["history_changes"] = self._history_changes
+        child["previous_release"] = id_ in self.previous
         if self._network is not None:
             child["network"] = self._network.port
         self.processes[id_] = Process(child, self.log_of(id_), prefix)

@@ -4,7 +4,8 @@
 
 SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs);
 `network` (the port of network.py's proxy), if links can be cut; `compaction`, for many snapshots; `history_changes`
-(how many changes are kept, the same on every manager of a cluster).
+(how many changes are kept, the same on every manager of a cluster); `previous_release`: it is a manager of the release
+before this one.
 Each command runs in a thread of its own, so a command that blocks does not delay others. At the end of stdin, or at
 SIGTERM, the manager closes cleanly. Invariant: this process does not outlive the process that started it.
 """
@@ -239,6 +240,13 @@ class ManagerProcess:
     def barrier(self, timeout: float | None = None) -> int:
         return self.store.barrier(timeout)
 
+    def put_if(self, key: str, value: str, if_revision: int) -> int:
+        """Put a container in a batch that also requires the revision of another record."""
+        with self.store.batch() as batch:
+            batch.require("container", key, if_revision)
+            batch.create_container(wr.Container(id=f"{key}-checked", image=value))
+        return batch.revision
+
     # Fenced writes
 
     def reconcile(self, wanted: int) -> None:
@@ -383,6 +391,10 @@ def main() -> None:
         compact_often()
     if settings.get("history_changes") is not None:
         shorten_history(settings["history_changes"])
+    if settings.get("previous_release"):
+        from tests import previous_release
+
+        previous_release.become()
     try:
         manager = ManagerProcess(settings)
     except wr.WarrenError as error:

@@ -111,13 +111,13 @@ def assert_sound(machine: StateMachine) -> None:
 
 
 def test_a_new_database_has_applied_the_entry_that_every_log_begins_with(machine: StateMachine) -> None:
-    assert machine.committed == (1, 0, 0, bytes(32), None, None)
+    assert machine.committed == (1, 0, 0, bytes(32), None, None, 1)
     assert machine.digest_at(1) == bytes(32)
 
 
 def test_an_entry_without_commands_moves_the_index_and_nothing_else(machine: StateMachine) -> None:
     assert machine.apply(2, 7, []) == []
-    assert machine.committed == (2, 7, 0, bytes(32), None, None)
+    assert machine.committed == (2, 7, 0, bytes(32), None, None, 1)
     assert_sound(machine)
 
 
@@ -140,7 +140,7 @@ def test_the_machine_goes_on_from_where_the_database_is(tmp_path: Path) -> None:
     with Database.open(tmp_path, sync=False) as database:
         machine = StateMachine(database)
         assert machine.committed == before
-        assert machine.committed == (3, 4, 8, before.digest, b"members", "cluster-1")
+        assert machine.committed == (3, 4, 8, before.digest, b"members", "cluster-1", 1)
         assert one(machine, put(Node(id="n-9"))).revision == 9
         assert_sound(machine)
 

@@ -60,6 +60,7 @@ from warren_raft.snapshots import install as installing
 from warren_raft.snapshots.file import extract, read_manifest
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
 from warren_raft.snapshots.verification import VerificationFailed, verify, verify_in_child
+from warren_raft.store import levels
 from warren_raft.store.database import SESSIONS, Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.ownership import DirectoryLock
@@ -161,6 +162,7 @@ def test_only_entities_are_kept_and_revisions_go_on_far_ahead(snapshot: Path, tm
         b"",
         None,
         restored.cluster_id,
+        levels.FIRST,
     )
     with directory.database.read() as transaction:
         assert list(transaction.scan(SESSIONS)) == []

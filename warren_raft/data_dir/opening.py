@@ -24,9 +24,10 @@ from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.durable import make_directory
 from warren_raft.disk.files import OS_FILES, Files, HeldDirectory
 from warren_raft.disk.paths import moved
-from warren_raft.errors import Corrupted
+from warren_raft.errors import Corrupted, RefusedForSafety
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.engine import Engine
+from warren_raft.raft.levels import level_in
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.log.opening import require_owner
 from warren_raft.raft.membership import Membership
@@ -35,6 +36,7 @@ from warren_raft.raft.state_machine import membership_of
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child
+from warren_raft.store import levels
 from warren_raft.store.database import Database
 from warren_raft.store.generations import (
     SUSPECT_AFTER_STARTS,
@@ -129,6 +131,7 @@ class OpenedDirectory:
             self.keeper.machine = self._open_state()
             self._held = held.pop_all()  # to give back at the end: the log, directories, and last the lock
         self._check_agreement()
+        self._check_level()
 
     @property
     def machine(self) -> StateMachine:
@@ -240,6 +243,15 @@ class OpenedDirectory:
                 self.abandon()
             raise Corrupted(str(self.config.directory / "log"), detail, remedy=remedy)
 
+    def _check_level(self) -> None:
+        """The state was not refused, but its log may go on at the level of a newer release."""
+        level = level_in(self.log, self.machine.applied_index)
+        try:
+            levels.require_readable(level, str(self.config.directory / "log"))
+        except RefusedForSafety:
+            self.abandon()
+            raise
+
     def _remedy(self, membership: Membership | None) -> str:
         """The next steps without a complete log."""
         if not has_one_voter(membership):
@@ -262,6 +274,7 @@ class OpenedDirectory:
             bootstrap=config.bootstrap,
             hints={id_: (address,) for id_, address in self.memory.said.items()},
             identity=identity,
+            level_max=levels.NEWEST,
         )
         engine = Engine(
             settings,

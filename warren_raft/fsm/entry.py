@@ -26,7 +26,7 @@ from warren_raft.fsm.leases import Leases
 from warren_raft.fsm.requests import Requests
 from warren_raft.fsm.sessions import Answer, Sessions
 from warren_raft.fsm.tallies import TallyChanges
-from warren_raft.store import codec
+from warren_raft.store import codec, levels
 from warren_raft.store.command import (
     CLOSE_SESSION,
     DELETE,
@@ -49,6 +49,7 @@ from warren_raft.store.position import Position
 from warren_raft.store.tables import CA_ID, CONTAINER, CONTAINER_BY_SERVICE, KINDS, NODE, SERVICE, Kind
 from warren_raft.store.transactions import (
     CLUSTER_ID,
+    LEVEL,
     MEMBERSHIP,
     META,
     META_KEYS,
@@ -94,6 +95,8 @@ class Committed(NamedTuple):
     digest: bytes
     membership: bytes | None
     cluster_id: str | None
+    level: int
+    """Of the command set (store/levels.py)."""
 
     @property
     def position(self) -> Position:
@@ -108,6 +111,7 @@ def read_committed(transaction: ReadTransaction) -> Committed:
         *transaction.position,
         membership=transaction.fetch(META, MEMBERSHIP),
         cluster_id=None if cluster_id is None else _text_in(cluster_id, transaction),
+        level=levels.number_of(transaction.fetch(META, LEVEL)),
     )
 
 
@@ -136,6 +140,7 @@ class Entries:
         "_history",
         "_index",
         "_leases",
+        "_level",
         "_members",
         "_requests",
         "_revision",
@@ -169,14 +174,21 @@ class Entries:
         self._revision = before.revision
         self._digest_total = int.from_bytes(before.digest, "big")
         self._members = before.membership, before.cluster_id
+        self._level = before.level
         self.digests: list[tuple[int, bytes]] = []
         """The digest after each of the entries."""
         self.tally_changes: Final = TallyChanges()
 
     def apply(
-        self, index: int, term: int, commands: Sequence[bytes], members: tuple[str, bytes] | None = None
+        self,
+        index: int,
+        term: int,
+        commands: Sequence[bytes],
+        members: tuple[str, bytes] | None = None,
+        level: int = levels.FIRST,
     ) -> list[Result]:
-        """Carry out the commands of an entry, or store the cluster's id and its members. One result for each command.
+        """Carry out the commands of an entry, or store the cluster's id and its members, and raise the level. One
+        result for each command.
 
         Raises UnknownCommandVersion, InvariantViolation (not the next index), and the errors of the disk.
         """
@@ -185,6 +197,8 @@ class Entries:
         self._index, self._term = index, term
         if members is not None:
             self._set_members(*members)
+        if level > self._level:
+            self._raise_level(level)
         results = [self._perform(command) for command in commands]
         self._digest_total += self._sessions.store_changes(self._transaction)
         self.digests.append((index, digest.to_bytes(self._digest_total)))
@@ -198,7 +212,7 @@ class Entries:
         position = Position(self._index, self._term, self._revision, self.digests[-1][1])
         if transaction.move(position) != self._before.applied_index:
             raise InvariantViolation(f"{transaction.database.path} was changed by another writer")
-        return Committed(*position, *self._members)
+        return Committed(*position, *self._members, self._level)
 
     # ---- commands
 
@@ -364,6 +378,14 @@ class Entries:
         self._set(CLUSTER_ID, None if id_before is None else id_before.encode(), cluster_id.encode())
         self._set(MEMBERSHIP, members_before, membership)
         self._members = membership, cluster_id
+
+    def _raise_level(self, level: int) -> None:
+        """The level never falls. Raises RefusedForSafety for a level that this release does not read: it would not
+        read the commands behind this entry either."""
+        levels.require_readable(level, f"log entry {self._index}")
+        before = None if self._level == levels.FIRST else levels.record_of(self._level)
+        self._set(LEVEL, before, levels.record_of(level))
+        self._level = level
 
     def _set(self, key: bytes, before: bytes | None, after: bytes) -> None:
         self._transaction.store(META, key, after)

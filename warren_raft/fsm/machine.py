@@ -22,6 +22,7 @@ from warren_raft.fsm.leases import Leases
 from warren_raft.fsm.requests import Requests, sessions_in
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.fsm.tallies import Tally, tally_of
+from warren_raft.store import levels
 from warren_raft.store.codec import INDEXED_WIDTHS
 from warren_raft.store.command import Command, examine, is_session_of
 from warren_raft.store.database import Database
@@ -88,6 +89,11 @@ class StateMachine:
         return self._committed.cluster_id
 
     @property
+    def level(self) -> int:
+        """The level of the command set (store/levels.py). It never falls."""
+        return self._committed.level
+
+    @property
     def leases(self) -> Mapping[str, float]:
         """The ttl in seconds of each node that beats, by its id. Copy it before iterating."""
         return self._leases.ttl_seconds
@@ -139,9 +145,18 @@ class StateMachine:
         """
         return self._apply(index, entries)
 
-    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
-        """Store the members (opaque here) and the cluster's id. Raises the same errors as `apply`."""
-        self._apply(index, ((term, ()),), (cluster_id, membership))
+    def apply_membership(
+        self, index: int, term: int, cluster_id: str, membership: bytes, level: int = levels.FIRST
+    ) -> None:
+        """Store the members (opaque here) and the cluster's id, and raise the level of the command set to `level`.
+
+        Raises the same errors as `apply`, and RefusedForSafety for a level that this release does not read.
+        """
+        self._apply(index, ((term, ()),), (cluster_id, membership), level)
+
+    def apply_level(self, index: int, term: int, level: int) -> None:
+        """Raise the level of the command set. Raises the same errors as `apply_membership`."""
+        self._apply(index, ((term, ()),), level=level)
 
     def settle(self) -> None:
         """After an apply that raised: read from the database whether its commit succeeded.
@@ -152,7 +167,11 @@ class StateMachine:
             self._load()
 
     def _apply(
-        self, index: int, entries: Sequence[tuple[int, Sequence[bytes]]], members: tuple[str, bytes] | None = None
+        self,
+        index: int,
+        entries: Sequence[tuple[int, Sequence[bytes]]],
+        members: tuple[str, bytes] | None = None,
+        level: int = levels.FIRST,
     ) -> list[list[Result]]:
         if not entries:
             return []
@@ -168,7 +187,7 @@ class StateMachine:
                 self._history,
                 self._examined,
             )
-            results = [applied.apply(index + n, *entry, members) for n, entry in enumerate(entries)]
+            results = [applied.apply(index + n, *entry, members, level) for n, entry in enumerate(entries)]
             after = applied.finish()
         self._tally = after.applied_index, applied.tally_changes.applied_to(self._tally[1])
         self._show(after, applied.digests)

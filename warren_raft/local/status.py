@@ -15,6 +15,7 @@ from warren_raft.alarms import Alarm
 from warren_raft.errors import WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.results import MemberStatus, Status, Verdict
+from warren_raft.store import levels
 
 LOCAL_ID: Final = "local"
 """The id of a LocalStore as a member, and so of its leader."""
@@ -42,6 +43,7 @@ def status_of(
         verdict=_verdict(alarms, failure),
         node_id=LOCAL_ID,
         version=version("warren-raft"),
+        level=machine.level,
         pid=os.getpid(),
         uptime_seconds=round(uptime_seconds, 3),
         listen="",
@@ -90,6 +92,7 @@ def members_of(machine: StateMachine, failure: WarrenError | None) -> tuple[Memb
             disk_free_bytes=None,
             database_bytes=None,
             version=version("warren-raft"),
+            level_max=levels.NEWEST,
             alarms=None,
         ),
     )

@@ -42,6 +42,7 @@ from warren_raft.local.status import LEADING_TERM, LOCAL_ID, members_of, status_
 from warren_raft.results import MemberStatus, Status
 from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.verification import prove_state
+from warren_raft.store import levels
 from warren_raft.store.command import (
     NO_FENCE,
     NO_SESSION,
@@ -171,6 +172,7 @@ class LocalStore(Store):
             held.callback(database.close)
             self._machine = StateMachine(database)
             _refuse_replica(self._machine, path)
+            _raise_level(self._machine)
             held.pop_all()
         self._room = _Room(database)
         self._database = database
@@ -608,6 +610,12 @@ class _Standing:
 
     def require(self) -> None:
         self._store._require_open()
+
+
+def _raise_level(machine: StateMachine) -> None:
+    """Nobody else has to read the commands of this store, so it uses all of them from its first start on."""
+    if machine.level < levels.NEWEST:
+        machine.apply_level(machine.applied_index + 1, 0, levels.NEWEST)
 
 
 def _refuse_replica(machine: StateMachine, path: str) -> None:

@@ -17,10 +17,32 @@ from warren_raft.manager.disk_space import Space
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.session import QUEUE_FULL, Call, Write, Writes
 from warren_raft.raft.driver import Driver
-from warren_raft.store.command import NO_FENCE, PUT, Operation, encode_body
+from warren_raft.raft.engine import Engine
+from warren_raft.store import levels
+from warren_raft.store.command import NO_FENCE, PUT, Operation, encode_body, encode_operations
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import timeouts
-from warren_raft.support.handover import Landing
+from warren_raft.support.handover import Begun, Landing
+
+
+def why_not_raised(engine: Engine) -> str:
+    """Why a feature of a higher level cannot be used yet, as the rest of a sentence."""
+    behind = ", ".join(engine.lagging(levels.WITH_ALL)) or "the leader raises it when it has heard all members"
+    return (
+        f"needs level {levels.WITH_ALL} of the command set, and the cluster is at level {engine.level} until every "
+        f"member runs a release that reads it: {behind} (docs/upgrade.md)"
+    )
+
+
+def is_below(engine: Engine, level: int) -> bool:
+    """Whether the cluster uses a lower level. Before there is a cluster nothing is sent, and the level of a new cluster
+    is mostly the newest: callers wait for it with commands of the newest version (`too_new`)."""
+    return engine.level < level and engine.membership is not None
+
+
+def too_new(engine: Engine) -> str:
+    """Why no command of the newest version may be sent; "": it may."""
+    return "" if engine.level >= levels.WITH_ALL else f"the write {why_not_raised(engine)}"
 
 
 class WriteCalls:
@@ -108,6 +130,8 @@ class WriteCalls:
         is_default = timeout is None  # nearly always
         deadline = time.monotonic() + self._timeout_seconds if is_default else timeouts.deadline(timeout)
         self._life.require()
+        if is_below(self._engine, levels.BEATS):
+            return self._barrier_by_write(timeout)
         barrier = BarrierCall(deadline, self._writes.barriers.ended, thread=threading.get_ident())
         barrier.prepare_wait()
         try:
@@ -122,10 +146,20 @@ class WriteCalls:
             raise barrier.error.with_traceback(None)
         return self._revision()
 
-    def begin_barrier(self, timeout: float | None, landing: Landing) -> BarrierCall:
+    def _barrier_by_write(self, timeout: float | None) -> int:
+        """While the cluster is at level 1, the leader may be of a release that does not know the questions of barriers.
+        A command without operations passes through the log in their place."""
+        try:
+            return self.run((), timeout)
+        except Unavailable as error:
+            raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
+
+    def begin_barrier(self, timeout: float | None, landing: Landing) -> Begun[int]:
         """The same for a coroutine: it has awaited its own writes."""
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
+        if is_below(self._engine, levels.BEATS):
+            return self.begin((), timeout, landing)
         barrier = BarrierCall(deadline, self._writes.barriers.ended, caller=landing, revision=self._revision)
         self._submit(barrier)
         return barrier
@@ -134,12 +168,17 @@ class WriteCalls:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
         series = self._writes.counts.of(operations)
-        needs_room = PUT in [operation.verb for operation in operations]
+        verbs = [operation.verb for operation in operations]
+        needs_room = PUT in verbs
+        if is_below(self._engine, levels.WITH_ALL):
+            self._require_first_level(verbs, fence, request_key)
+            data = encode_operations(operations)
+        else:
+            forget_below = self._request_memory.forget_below() if request_key else 0
+            data = encode_body(operations, fence, request_key, forget_below)
         if needs_room and self._engine.is_full:
             series.failed(StorageFull.__name__)
             raise StorageFull(self._why_full())
-        forget_below = self._request_memory.forget_below() if request_key else 0
-        data = encode_body(operations, fence, request_key, forget_below)
         return Write(
             0,
             0,
@@ -151,6 +190,11 @@ class WriteCalls:
             series=series,
             begun=time.monotonic(),
         )
+
+    def _require_first_level(self, verbs: list[int], fence: int, request_key: str) -> None:
+        feature = levels.beyond_first(verbs, fence, request_key)
+        if feature:
+            raise Unavailable(f"{feature} {why_not_raised(self._engine)}", maybe_applied=False)
 
     def _submit(self, call: Call) -> None:
         if not self._driver.submit(call):

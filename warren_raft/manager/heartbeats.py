@@ -18,12 +18,12 @@ from typing import Final
 from warren_raft.errors import Closed, StorageFull, Unavailable
 from warren_raft.heartbeats.changes import Changes
 from warren_raft.heartbeats.judging import Judge, Judgement
-from warren_raft.manager.calls import WriteCalls
+from warren_raft.manager.calls import WriteCalls, is_below, why_not_raised
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.model.entities import Node, NodeStatus
 from warren_raft.raft.beats import Verdict
 from warren_raft.raft.engine import Engine
-from warren_raft.store import lookup
+from warren_raft.store import levels, lookup
 from warren_raft.store.tables import NODE
 from warren_raft.support.log_lines import log_event
 
@@ -69,8 +69,12 @@ class Heartbeats:
         """Beats of this manager's callers."""
 
     def beat(self, node_id: str, ttl_seconds: float) -> None:
-        """Take the beat of a node that exists. Raises Unavailable if no leader was heard for a while, and Closed."""
+        """Take the beat of a node that exists. Raises Unavailable if no leader was heard for a while, or if a member
+        runs a release without heartbeats, and Closed."""
         self._life.require()
+        if is_below(self._engine, levels.BEATS):
+            reason = f"the heartbeat of {node_id} {why_not_raised(self._engine)}"
+            raise Unavailable(reason, maybe_applied=False, of_write=False)
         self.taken += 1
         if not self._beats.take(node_id, ttl_seconds, time.monotonic()):
             reason = f"{self._node_id} hears no leader; it keeps the beat of {node_id} and will tell the next leader"
@@ -88,7 +92,7 @@ class Heartbeats:
         while not stopping.wait(pause):
             pause = LOOK_SECONDS
             try:
-                if self._beats.table.known or self._leases():
+                if self._engine.level >= levels.BEATS and (self._beats.table.known or self._leases()):
                     self._look()
             except Closed:  # or another state has just replaced the one that was read
                 if not self._life.is_alive:

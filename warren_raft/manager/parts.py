@@ -28,7 +28,7 @@ from warren_raft.errors import Closed, WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.leadership.callbacks import Leadership
 from warren_raft.manager.barrier_calls import GRACE_SECONDS
-from warren_raft.manager.calls import WriteCalls
+from warren_raft.manager.calls import WriteCalls, too_new
 from warren_raft.manager.disk_space import Space
 from warren_raft.manager.heartbeats import Heartbeats
 from warren_raft.manager.housekeeping import Housekeeping
@@ -167,6 +167,7 @@ class Parts:
             on_failure=life.fail,
             make_transport=self._make_transport,
         )
+        self.writes.too_new = partial(too_new, driver.engine)
         self.hub = Hub(life.require_database, self._why_no_changes, ring_by=self._ring_by)
         node_id, seconds = config.node_id, config.write_timeout_seconds
         self.readiness = Readiness(node_id, life, driver.engine)

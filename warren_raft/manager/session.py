@@ -27,7 +27,8 @@ from warren_raft.store.command import (
     OPEN_SESSION,
     REQUEST_ID_BYTES,
     Operation,
-    encode_body,
+    encode_operations,
+    in_version_1,
     new_session,
     with_request_id,
 )
@@ -47,7 +48,8 @@ OUTSTANDING_BYTES: Final = 256 * 1024 * 1024
 many writes of its size would stay below the limit: counting the size of the others would cost more than the write."""
 QUEUE_FULL: Final = "the queue of waiting writes is full"
 
-_OPENING: Final = encode_body((Operation(OPEN_SESSION),))
+_OPENING: Final = encode_operations((Operation(OPEN_SESSION),))
+"""In version 1, which every release reads."""
 _GONE: Final = object()
 
 
@@ -153,6 +155,9 @@ class Writes:
         self.counts: Final = WriteCounts()
         self._waking: Final = Waking()
         self.barriers: Final = BarrierCalls(self._asleep.append, self._landed.append)
+        self.too_new: Callable[[], str] = str
+        """Why no command of the newest version may be sent now; "": it may. A write that was made before there was a
+        cluster does not know the level."""
         self._session = 0
         self._opening: Proposal | None = None
         self._next = 1
@@ -190,13 +195,27 @@ class Writes:
             return proposals
         held, outstanding = self._held, self._outstanding
         room = self._room if held else 0
+        too_new = self.too_new() if held else ""
         while held and room > 0:
             write = held.popleft()
             if write in outstanding:
+                if too_new and not self._is_lowered(write):
+                    write.error = Unavailable(too_new, maybe_applied=False)
+                    self._end(write)
+                    continue
                 write.session = self._session
                 proposals.append(self._identified(write))
                 room -= 1
         return proposals
+
+    def _is_lowered(self, write: Write) -> bool:
+        """Whether the write is, or can be changed to, a command of version 1."""
+        body = in_version_1(write.data)
+        if body is None:
+            return False
+        self._outstanding_bytes -= len(write.data) - len(body)
+        write.data = body
+        return True
 
     def take_barriers(self) -> list[BarrierCall]:
         """The barriers to ask the leader for now."""

@@ -56,6 +56,7 @@ def status_of(
         verdict=_UNJUDGED,
         node_id=opened.config.node_id,
         version=engine.measured.version,
+        level=machine.level,
         pid=os.getpid(),
         uptime_seconds=round(uptime_seconds, 3),
         listen=opened.config.listen,
@@ -114,6 +115,7 @@ def members_of(
                 disk_free_bytes=None if report is None else report.disk_free_bytes,
                 database_bytes=None if report is None else report.database_bytes,
                 version=None if report is None else report.version,
+                level_max=engine.level_max_of(member),
                 alarms=None if report is None else _alarms(report),
             )
         )

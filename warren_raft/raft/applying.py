@@ -181,5 +181,13 @@ class Applying:
                 index=index,
                 voters=",".join(sorted(membership.voters)),
             )
-        apply_membership(self._context.machine, index, term, membership)
+        machine = self._context.machine
+        before = machine.level
+        apply_membership(machine, index, term, membership, change)
+        if machine.level != before:
+            text = "commands of this level are used from now on; older releases are not let in any more"
+            node, level = self._context.node_id, machine.level
+            log_event(
+                logger, logging.INFO, "level of the command set raised", text, node=node, level=level, index=index
+            )
         self._peers.adopt(membership)

@@ -18,6 +18,7 @@ from warren_raft.errors import InvalidConfig
 from warren_raft.raft.address_book import is_address
 from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.guard import Guard
+from warren_raft.raft.levels import raising, read_by_all
 from warren_raft.raft.membership import (
     ADD,
     CERTIFY,
@@ -28,6 +29,7 @@ from warren_raft.raft.membership import (
     Certificate,
     Change,
     Member,
+    too_old,
 )
 from warren_raft.raft.messages import (
     DONE,
@@ -132,10 +134,16 @@ class Changes:
         if roster.membership is None:
             founders = [member for _, member in sorted(roster.members.items())]
             members = tuple(replace(member, certificates=self._certificates_of(member)) for member in founders)
-            return Change(FORM, cluster_id=new_cluster_id, members=members)
+            return Change(FORM, cluster_id=new_cluster_id, members=members, level=read_by_all(roster))
         if not roster.has_settled_voters:
             return None
-        return self._wanted_change() or self._promotion() or self._certification() or self._invitation()
+        return (
+            self._wanted_change()
+            or raising(roster, self._context.machine.level)
+            or self._promotion()
+            or self._certification()
+            or self._invitation()
+        )
 
     def _certificates_of(self, member: Member) -> tuple[Certificate, ...]:
         """The certificate that the member shows now, then those that the list has for it."""
@@ -287,6 +295,8 @@ class Changes:
             return Answer(REFUSED, f"the data directory of {member_id} is not empty; start it on an empty one")
         if link.hello.address != address:
             return Answer(REFUSED, f"{member_id} says that its address is {link.hello.address}, not {address}")
+        if link.hello.level_max < self._context.machine.level:  # its link is as old as the level before
+            return Answer(REFUSED, too_old(member_id, link.hello.level_max, self._context.machine.level))
         self._roster.guests.forget(member_id)
         certificate = None if link.identity is None else Certificate.of(link.identity)
         return Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation, certificate=certificate)

@@ -77,6 +77,7 @@ def make_context(
         membership_of(machine),
         hints=settings.hints,
         identity=settings.identity,
+        level_max=settings.level_max,
     )
     return Context(
         settings=settings,

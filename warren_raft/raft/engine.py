@@ -118,7 +118,7 @@ class Engine(Readings):
 
     def judge(self, hello: Mapping[str, object], identity: Identity | None = None) -> Refusal | None:
         """Why a peer is not let in; None: it is. `identity`: of its certificate; None: the link is plaintext."""
-        refusal = self._roster.judge(hello, identity)
+        refusal = self._roster.judge(hello, identity, level=self._context.machine.level)
         if refusal is not None:
             self._refusals.judged(str(hello.get("node_id")), refusal, identity, self._context.now)
         return refusal

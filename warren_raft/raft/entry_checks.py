@@ -12,7 +12,7 @@ from functools import partial
 
 from warren_raft.raft import entries
 from warren_raft.raft.context import Context
-from warren_raft.raft.membership import FORM, Change
+from warren_raft.raft.membership import FORM, Change, too_old
 from warren_raft.raft.messages import PeerFault
 
 
@@ -42,7 +42,11 @@ class EntryChecks:
         return problem
 
     def _problem_of_change(self, change: Change) -> str:
-        """The cluster is formed by the members that the founders' record names, and nobody else."""
+        """The cluster is formed by the members that the founders' record names, and nobody else. A level that this
+        release does not read would stop this manager."""
+        if change.level > self._roster.level_max:
+            why = too_old(self._roster.node_id, self._roster.level_max, change.level)
+            return f"it raises the level of the command set: {why}"
         founding = self._roster.founding
         if change.verb != FORM or self._roster.membership is not None or founding is None:
             return ""

@@ -273,7 +273,7 @@ class Installation:
             content = entries.decode(command)
             if isinstance(content, Change):
                 membership = apply_change(membership, content, index)
-                apply_membership(incoming, index, term, membership)
+                apply_membership(incoming, index, term, membership, content)
             else:
                 incoming.apply(index, term, content)
         return True

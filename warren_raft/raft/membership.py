@@ -21,7 +21,9 @@ from warren_raft.raft.refusal import Refusal
 from warren_raft.support import strict_cbor
 
 FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY = "form", "add", "promote", "update", "remove", "certify"
-VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY})
+RAISE: Final = "raise"
+"""It changes no member: it raises the level of the command set (levels.py)."""
+VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY, RAISE})
 
 REMOVED_KEPT: Final = 1000
 """The list keeps the incarnations removed last, so that a removed manager hears that it was removed."""
@@ -35,6 +37,8 @@ REMOVED_CERTIFICATES_KEPT: Final = 1000
 """Certificates of removed members. Beyond this number those that expire first are forgotten, because they stop working
 by themselves first."""
 INDEX_MAX: Final = 1 << 62
+FIRST_LEVEL: Final = 1
+"""The level of the command set that every release reads; that of a cluster that names none."""
 
 
 def _is_text(value: object) -> bool:
@@ -43,6 +47,10 @@ def _is_text(value: object) -> bool:
 
 def _is_text_or_empty(value: object) -> bool:
     return value == "" or _is_text(value)
+
+
+def _is_level(value: object) -> bool:
+    return type(value) is int and FIRST_LEVEL <= value <= INDEX_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change, alone in its log entry. FORM has `members`; each other change names one member."""
+    """One change, alone in its log entry. FORM has `members`, RAISE a `level`; each other change names one member."""
 
     verb: str
     id: str = ""
@@ -144,26 +152,33 @@ class Change:
     certificate: Certificate | None = None
     """ADD, CERTIFY: the certificate that the member has. REMOVE: the certificate that it showed last, if the list does
     not have it."""
+    level: int = FIRST_LEVEL
+    """FORM, RAISE: the level of the command set from this entry on."""
 
     def encode(self) -> bytes:
         rows = [_row_of(member) for member in self.members]
         value: list[object] = [self.verb, self.id, self.address, self.incarnation, self.cluster_id, rows]
-        if self.trust_domain or self.certificate is not None:  # otherwise the form of releases without certificates
+        has_level = self.level != FIRST_LEVEL
+        if self.trust_domain or self.certificate is not None or has_level:  # else the form of the first releases
             value.append([self.trust_domain, _rows_of([] if self.certificate is None else [self.certificate])])
+        if has_level:
+            value.append(self.level)
         return cbor2.dumps(value)
 
     @classmethod
     def decode(cls, data: bytes) -> Change:
         """Raises ValueError for bytes that are not a change, or are a change that this version does not know."""
         try:
-            verb, id_, address, incarnation, cluster_id, rows, *trust = strict_cbor.decode(data)
-            (trust_domain, certificates), *rest = trust or [["", []]]
+            verb, id_, address, incarnation, cluster_id, rows, *tail = strict_cbor.decode(data)
+            (trust_domain, certificates), *levels = tail or [["", []]]
+            level, *rest = levels or [FIRST_LEVEL]
             members = _members_of(rows)
             certificate, *more = _certificates_of(certificates) or (None,)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a change of members: {error}") from None
-        change = cls(verb, id_, address, incarnation, cluster_id, members, trust_domain, certificate)
-        if rest or more or not change._is_sound:
+        change = cls(verb, id_, address, incarnation, cluster_id, members, trust_domain, certificate, level)
+        has_needless_level = level == FIRST_LEVEL and bool(levels)
+        if rest or more or has_needless_level or not change._is_sound:
             raise ValueError("not a change of members: an unknown verb, or a field of another type or length")
         return change
 
@@ -172,7 +187,11 @@ class Change:
         if type(self.verb) is not str or self.verb not in VERBS:
             return False
         texts = (self.id, self.address, self.incarnation, self.cluster_id, self.trust_domain)
-        if not all(map(_is_text_or_empty, texts)):
+        if not all(map(_is_text_or_empty, texts)) or not _is_level(self.level):
+            return False
+        if self.verb == RAISE:
+            return self.level > FIRST_LEVEL and texts[:4] == ("", "", "", "") and not self.members
+        if self.level != FIRST_LEVEL and self.verb != FORM:
             return False
         if self.verb == FORM:
             return self.cluster_id != "" and len(self.members) > 0
@@ -353,6 +372,8 @@ class Hello:
     """Founding.encode(), or empty."""
     origin: str = ""
     """The cluster id that this directory was restored with; "": it was not restored."""
+    level_max: int = FIRST_LEVEL
+    """The highest level of the command set that this manager reads. Releases before this field read the first one."""
 
     def to_message(self) -> dict[str, object]:
         return {
@@ -364,13 +385,14 @@ class Hello:
             "membership_index": self.membership_index,
             "founding": self.founding,
             "origin": self.origin,
+            "level_max": self.level_max,
         }
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Hello:
         """Raises ValueError if a field is missing or of another type: a peer's message must never stop this manager."""
         try:
-            hello = cls(**{name: message[name] for name in cls.__slots__})
+            hello = cls(**{name: message[name] for name in cls.__slots__ if name in message or name != "level_max"})
         except KeyError as error:
             raise ValueError(f"hello without {error}") from error
         sound = (
@@ -381,6 +403,7 @@ class Hello:
             and 0 <= hello.membership_index <= INDEX_MAX
             and isinstance(hello.founding, bytes)
             and (hello.origin == "" or _is_text(hello.origin))
+            and _is_level(hello.level_max)
         )
         if not sound:
             raise ValueError("hello with a field of another type")
@@ -398,6 +421,7 @@ OTHER_CLUSTER: Final = "other-cluster"
 OTHER_ORIGIN: Final = "other-origin"
 NOT_LISTED: Final = "not-listed"
 MALFORMED: Final = "malformed"
+OLDER_RELEASE: Final = "older-release"
 
 
 def judge(
@@ -408,11 +432,12 @@ def judge(
     configured: Mapping[str, str],
     identity: Identity | None = None,
     trust_domain: str = "",
+    level: int = FIRST_LEVEL,
 ) -> Refusal | None:
     """Judge whether a link to the peer with the hello `theirs` may come up. Pure. None: it may.
 
     `identity`: the one in the peer's certificate; None: the link is plaintext. `trust_domain`: the one of our own
-    certificate; it counts only if the list has no trust domain.
+    certificate; it counts only if the list has no trust domain. `level`: of the command set, in our state.
     """
     if identity is not None:
         refusal = _judge_certificate(theirs, identity, membership, trust_domain)
@@ -420,11 +445,36 @@ def judge(
             return refusal
     if _are_of_two_clusters(mine, theirs):
         return Refusal(OTHER_CLUSTER, f"{_belonging(mine)}, {_belonging(theirs)}")
+    return _judge_membership(mine, theirs, membership, configured, identity) or _judge_release(theirs, level)
+
+
+def _judge_membership(
+    mine: Hello,
+    theirs: Hello,
+    membership: Membership | None,
+    configured: Mapping[str, str],
+    identity: Identity | None,
+) -> Refusal | None:
     if membership is not None:
         return _judge_as_member(theirs, membership, identity)
     if theirs.cluster_id is not None:
         return None  # the peer has a cluster and we do not: the peer refuses us if we are not the added directory
     return _judge_before_cluster(mine, theirs, configured)
+
+
+def _judge_release(theirs: Hello, level: int) -> Refusal | None:
+    """A manager that cannot read the commands of this cluster must get none of them."""
+    return (
+        Refusal(OLDER_RELEASE, too_old(theirs.node_id, theirs.level_max, level)) if theirs.level_max < level else None
+    )
+
+
+def too_old(node_id: str, level_max: int, level: int) -> str:
+    """Why a manager is not let in, for its operator."""
+    return (
+        f"{node_id} runs a release that reads the command set up to level {level_max}, and this cluster uses level "
+        f"{level}: install the release of the other members on the host of {node_id}, then start it again"
+    )
 
 
 def _judge_certificate(

@@ -14,6 +14,7 @@ from warren_raft.alarms import Alarm
 from warren_raft.disk.shortage import Shortage
 from warren_raft.raft.context import Context
 from warren_raft.raft.leading import Role
+from warren_raft.raft.levels import lagging, level_max_of
 from warren_raft.raft.membership import Member, Membership
 from warren_raft.raft.parts import Parts
 from warren_raft.raft.reports import Heard, Report
@@ -140,6 +141,19 @@ class Readings:
     @property
     def members(self) -> Mapping[str, Member]:
         return self._roster.members
+
+    @property
+    def level(self) -> int:
+        """The level of the command set, in the state here."""
+        return self._context.machine.level
+
+    def level_max_of(self, member: Member) -> int | None:
+        """The highest level of the command set that a member reads; None: it has no link now."""
+        return level_max_of(self._roster, member)
+
+    def lagging(self, level: int) -> list[str]:
+        """For people: the members for which the level is not raised to `level`, and why."""
+        return lagging(self._roster, level)
 
     @property
     def waits(self) -> str:

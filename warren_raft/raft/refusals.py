@@ -15,6 +15,7 @@ from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import entries
 from warren_raft.raft.context import Context
 from warren_raft.raft.membership import (
+    OLDER_RELEASE,
     OTHER_CLUSTER,
     OTHER_ORIGIN,
     OTHER_TRUST_DOMAIN,
@@ -33,7 +34,7 @@ FAULT_SECONDS: Final = 300.0
 STRANGERS: Final = "strangers"
 """The subject of alarms about managers that are not members."""
 NOTED_REFUSALS: Final = frozenset(
-    {OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE, UNKNOWN_DIRECTORY}
+    {OLDER_RELEASE, OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE, UNKNOWN_DIRECTORY}
 )
 """Reasons for which a member is not let in that need an operator here."""
 

@@ -15,6 +15,7 @@ from warren_raft.raft.address_book import AddressBook
 from warren_raft.raft.guests import Guests
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import (
+    FIRST_LEVEL,
     MALFORMED,
     REMOVED,
     REMOVED_CERTIFICATE,
@@ -58,8 +59,11 @@ class Roster:
         *,
         hints: Mapping[str, Sequence[str]],
         identity: Identity | None = None,
+        level_max: int = FIRST_LEVEL,
     ) -> None:
         self.node_id = node_id
+        self.level_max = level_max
+        """The highest level of the command set that this manager reads."""
         self.identity = identity
         """The identity in this manager's own certificate; None: its links are plaintext."""
         self.address = address
@@ -274,6 +278,7 @@ class Roster:
             membership_index=0 if self.membership is None else self.membership.index,
             founding=self._told_founding(),
             origin=self.origin,
+            level_max=self.level_max,
         )
 
     @property
@@ -292,7 +297,10 @@ class Roster:
             return b""
         return self.founding.encode()
 
-    def judge(self, message: Mapping[str, object], identity: Identity | None) -> Refusal | None:
+    def judge(
+        self, message: Mapping[str, object], identity: Identity | None, *, level: int = FIRST_LEVEL
+    ) -> Refusal | None:
+        """Why a peer is not let in; None: it is. `level`: of the command set, in our state."""
         try:
             theirs = Hello.from_message(message)
             refusal = judge(
@@ -302,6 +310,7 @@ class Roster:
                 configured=self.configured,
                 identity=identity,
                 trust_domain=self.trust_domain,
+                level=level,
             )
         except ValueError as error:
             return Refusal(MALFORMED, str(error))

@@ -13,6 +13,7 @@ from typing import Final
 
 from warren_raft.certificates.identity import Identity
 from warren_raft.raft.large import LARGE_BYTES
+from warren_raft.raft.membership import FIRST_LEVEL
 
 TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
 """A snapshot is not worth its writing before the log has grown by this much, or by the size of the state in the last
@@ -37,3 +38,5 @@ class Settings:
     """Further addresses at which to dial members, by id, learnt before this start. `members` are hints too."""
     identity: Identity | None = None
     """Of this manager's own certificate; None: its links are plaintext."""
+    level_max: int = FIRST_LEVEL
+    """The highest level of the command set that this manager's state machine reads."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from warren_raft.errors import InvariantViolation
-from warren_raft.raft.membership import Membership
+from warren_raft.raft.membership import Change, Membership
 from warren_raft.raft.submit import Outcome
 
 
@@ -23,6 +23,10 @@ class StateMachine(Protocol):
     def applied_term(self) -> int: ...
     @property
     def membership(self) -> bytes | None: ...
+    @property
+    def level(self) -> int:
+        """The level of the command set. For any thread."""
+
     def digest_at(self, index: int) -> bytes | None:
         """The digest of the state after the entry at `index`, the same on every manager; None: it is not known (any
         more)."""
@@ -37,7 +41,9 @@ class StateMachine(Protocol):
     def apply_all(self, index: int, entries: Sequence[tuple[int, Sequence[bytes]]]) -> Sequence[Sequence[Outcome]]:
         """Like `apply` for entries in a row, (term, commands) each, of which `index` is the first; all or none."""
 
-    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
+    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes, level: int) -> None:
+        """Store the list of members, and raise the level of the command set to `level` if it is lower."""
+
     def settle(self) -> None:
         """Call this after an apply that raised StorageFull, before applied_index is read again. It finds out whether
         the transaction was committed."""
@@ -53,8 +59,11 @@ def membership_of(machine: StateMachine) -> Membership | None:
         raise InvariantViolation(f"the list of members in the state cannot be read: {error}") from None
 
 
-def apply_membership(machine: StateMachine, index: int, term: int, membership: Membership | None) -> None:
+def apply_membership(
+    machine: StateMachine, index: int, term: int, membership: Membership | None, change: Change
+) -> None:
+    """`membership`: the list after the change."""
     if membership is None:
         machine.apply(index, term, ())
     else:
-        machine.apply_membership(index, term, membership.cluster_id, membership.encode())
+        machine.apply_membership(index, term, membership.cluster_id, membership.encode(), change.level)

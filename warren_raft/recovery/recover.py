@@ -37,7 +37,7 @@ from warren_raft.raft.membership import (
     Origin,
     apply_change,
 )
-from warren_raft.raft.state_machine import membership_of
+from warren_raft.raft.state_machine import apply_membership, membership_of
 from warren_raft.recovery.restore import Restored, check_room, locked, make, part_of, restored, runs
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import Path, Progress, write
@@ -241,10 +241,7 @@ class Recovery(Survivor):
                 machine.apply(index, term, content)
                 continue
             membership = apply_change(membership, content, index)
-            if membership is None:
-                machine.apply(index, term, ())
-            else:
-                machine.apply_membership(index, term, membership.cluster_id, membership.encode())
+            apply_membership(machine, index, term, membership, content)
 
     def __enter__(self) -> Recovery:
         return self

@@ -48,8 +48,8 @@ _OF_VERSION_1: Final = frozenset((PUT, DELETE, *_OF_SESSIONS))
 _OF_VERSION_2: Final = frozenset(Verb)
 
 VERSION: Final = 2
-"""The version of the commands that this release writes. `with_request_id` and `encode_body` write it, and nothing else
-decides about it. Version 1 has no fence, no request key and four verbs; see fsm/entry.py for its meaning."""
+"""The newest version of commands. `encode_body` writes it. Version 1 has no fence, no request key and four verbs; see
+fsm/entry.py for its meaning. While the level of the cluster is 1, managers write version 1 (levels.py)."""
 SUPPORTED_VERSIONS: Final = range(1, VERSION + 1)
 """The versions that `decode` reads."""
 
@@ -207,8 +207,27 @@ def encode(command: Command) -> bytes:
 
 
 def with_request_id(session: int, sequence: int, lowest: int, body: bytes) -> bytes:
-    """The bytes of a command whose body is already encoded (`encode_body`)."""
-    return _HEADER.pack(_ARRAY_OF_7, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest) + body
+    """The bytes of a command whose body is encoded: by `encode_body`, or for version 1 by `encode_operations`."""
+    array, version = (_ARRAY_OF_5, 1) if is_of_version_1(body) else (_ARRAY_OF_7, VERSION)
+    return _HEADER.pack(array, version, _UINT64, session, _UINT64, sequence, _UINT64, lowest) + body
+
+
+def is_of_version_1(body: bytes) -> bool:
+    """Whether an encoded body is that of a command of version 1."""
+    return body[0] == _ARRAY_32
+
+
+def in_version_1(body: bytes) -> bytes | None:
+    """The body of the same command in version 1; None: the command needs version 2."""
+    if is_of_version_1(body):
+        return body
+    if body[: _FENCE.size] != _FENCE.pack(_UINT64, NO_FENCE, _EMPTY_ARRAY):
+        return None
+    try:
+        decode_operations(body, _FENCE.size, _OF_VERSION_1)
+    except MalformedCommand:
+        return None
+    return body[_FENCE.size :]
 
 
 def encode_body(
@@ -224,7 +243,8 @@ def encode_body(
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
-    """The last part of a command by itself, as fsm/history.py keeps it."""
+    """The last part of a command by itself, as fsm/history.py keeps it. It is also the body of a command of version 1,
+    which every release reads, if it has only verbs of that version."""
     parts = [_COUNT.pack(_ARRAY_32, len(operations))]
     for verb, kind_number, id_, entity, if_revision in operations:
         key = id_.encode()

@@ -33,7 +33,7 @@ from warren_raft.errors import (
     StorageFull,
     WarrenError,
 )
-from warren_raft.store import codec
+from warren_raft.store import codec, levels
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.environments import (
     MAP_SIZE_BYTES,
@@ -59,6 +59,7 @@ from warren_raft.store.transactions import (
     FORMAT,
     FORMAT_VERSION,
     HISTORY,
+    LEVEL,
     MEMBERSHIP,
     META,
     SESSIONS,
@@ -85,6 +86,7 @@ __all__ = [
     "CLUSTER_ID",
     "FORMAT_VERSION",
     "HISTORY",
+    "LEVEL",
     "MEMBERSHIP",
     "META",
     "SESSIONS",
@@ -351,7 +353,7 @@ class Database:
         except lmdb.NotFoundError:
             raise Corrupted(self.path, "is not a database of this program") from None
         with self.begin(meta) as txn:
-            version = txn.get(FORMAT_VERSION)
+            version, level = txn.get(FORMAT_VERSION), txn.get(LEVEL)
         if version is None:
             raise Corrupted(self.path, "has no format version")
         number = int.from_bytes(version, "big")
@@ -359,6 +361,7 @@ class Database:
             raise RefusedForSafety(
                 f"{self.path} has format {number}, and this program reads up to {FORMAT}: use a newer release"
             )
+        levels.require_readable(levels.number_of(level), self.path)
 
     def _open_handles(self, environment: lmdb.Environment, txn: lmdb.Transaction[bytes] | None) -> None:
         """Open every sub-database. Make the missing ones in `txn`; without `txn` raise RefusedForSafety for them."""

@@ -63,11 +63,13 @@ POSITION: Final = b"position"
 CLUSTER_ID: Final = b"cluster_id"
 FORMAT_VERSION: Final = b"format"
 MEMBERSHIP: Final = b"membership"
+LEVEL: Final = b"level"
+"""Of the command set (levels.py)."""
 POSITION_OF_FORMAT_1: Final = (b"applied_index", b"applied_term", b"revision", b"digest")
 CHECK_OF_FORMAT_1: Final = b"check"
-META_KEYS: Final = (POSITION, CLUSTER_ID, FORMAT_VERSION, MEMBERSHIP, *POSITION_OF_FORMAT_1, CHECK_OF_FORMAT_1)
+META_KEYS: Final = (POSITION, CLUSTER_ID, FORMAT_VERSION, MEMBERSHIP, LEVEL, *POSITION_OF_FORMAT_1, CHECK_OF_FORMAT_1)
 """All keys of `meta`. Integers are 8 bytes, big-endian."""
-DIGEST_META_KEYS: Final = (CLUSTER_ID, MEMBERSHIP)
+DIGEST_META_KEYS: Final = (CLUSTER_ID, MEMBERSHIP, LEVEL)
 """The keys that are the same for all managers at the same revision, and are therefore in the digest."""
 
 
@@ -280,7 +282,7 @@ class Transaction:
     # ---- the whole state
 
     def digest_items(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Every (database name, key, record) that the digest covers: tables, sessions, members, cluster id."""
+        """Every (database name, key, record) that the digest covers: tables, sessions, members, cluster id, level."""
         for kind in KINDS:
             for key, record in self.items(kind):
                 yield kind.bucket, key, record
