@@ -64,6 +64,7 @@ class Nemesis:
         world.every(options.overrule_rate, self._if_loud(self._overrule), self.until)
         world.every(options.throw_rate, self._if_loud(self._throw), self.until)
         world.every(options.transfer_rate, self._if_loud(self._transfer), self.until)
+        world.upgrades.begin(self.until)
         world.every(options.hostile_rate, self._if_loud(Hostile(world).turn), self.until)
 
     def _if_loud(self, what: Callable[[], None]) -> Callable[[], None]:
@@ -366,6 +367,7 @@ class Nemesis:
         """Nothing fails any more. Managers that stopped by themselves because of their disks are started again."""
         self.quiet = self.world.is_calm = True
         self.operators.heal()
+        self.world.upgrades.end()
         if stay_down:
             self._leave_a_minority_down()
         self.world.network.unblock(set(self.world.network.blocked))

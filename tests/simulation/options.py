@@ -15,6 +15,8 @@ DISASTERS = 0.12
 """Share of the seeds with a disaster. It has its own draw, so the other seeds do not depend on it."""
 BEATING = 0.25
 """Share of the seeds with nodes that beat, unless they have a disaster."""
+UPGRADING = 0.06
+"""Share of the seeds with upgrades, unless they have a disaster, hostile ones, nodes that beat, or watchers."""
 MISTAKES = 0.7
 """Share of the disasters in which operators make a mistake first."""
 INTERRUPTED = 0.5
@@ -144,6 +146,8 @@ class Options:
     """A command above this travels ahead of the log."""
     watchers: int
     """Programs that watch, with writers of containers beside them (watchers.py)."""
+    upgrade_rate: float
+    """Managers that are restarted with another release (upgrades.py); 0: all run the newest."""
     bulk_factor: float
     """Messages in the lane BULK take so many times as long, as on thin links."""
 
@@ -333,6 +337,7 @@ def draw(seed: int) -> Options:
         beat_nodes=beats.randrange(1, 5) if beats.random() < BEATING else 0,
         node_death_rate=beats.uniform(0.1, 0.6),
         large_bytes=Random(f"large {seed}").choice([0, 60, 1 << 40, 1 << 40]),
+        upgrade_rate=0.0,
         watchers=Random(f"watchers of {seed}").choice([0, 0, 0, 3, 8]),
         bulk_factor=Random(f"bulk {seed}").choice([1.0, 10.0]),
     )
@@ -341,4 +346,9 @@ def draw(seed: int) -> Options:
         if 0.0 <= chosen < share:
             options = replace(options, profile=name, **fixed)
         chosen -= share
-    return replace(options, beat_nodes=0) if options.disaster or options.hostile_rate else options
+    if options.disaster or options.hostile_rate:
+        return replace(options, beat_nodes=0)
+    upgrades = Random(f"upgrades of {seed}")  # so that the other draws of a seed do not change
+    if options.beat_nodes or options.watchers or options.profile == THIN_LINKS or upgrades.random() >= UPGRADING:
+        return options
+    return replace(options, upgrade_rate=upgrades.uniform(0.3, 2.0))

@@ -22,6 +22,7 @@ from warren_raft.fsm import history
 from warren_raft.fsm.entry import Entries
 from warren_raft.fsm.requests import Requests
 from warren_raft.fsm.sessions import Sessions
+from warren_raft.raft import levels as level_of_members
 from warren_raft.raft import membership, submit
 from warren_raft.raft.applying import Applying
 from warren_raft.raft.barriers import Barriers
@@ -76,6 +77,7 @@ _SECOND_VOTE = Change(
 )
 
 PLANTED: dict[str, tuple[Change, ...]] = {
+    "level-is-raised-early": (Change(level_of_members, "read_by_all", "min(known,", "max(known,"),),
     # Hole 1: PySyncObj flushes its journal, it does not sync it.
     "no-sync-before-reply": (Change(Outbox, "send_when_synced", "self._log.position", "0"),),
     "apply-beyond-synced-log": (

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -78,9 +78,22 @@ DRAWN_OFTEN = {
 }
 """Options under which each of DRAWN happens soon."""
 DRAWN_MAX = 40
+UPGRADES_MAX = 30
 RESTORED_SEED = 1_000_013
 """A seed with a disaster."""
+UPGRADES: Mapping[str, Any] = {
+    "upgrade_rate": 1.5,
+    "disaster": 0.0,
+    "hostile_rate": 0.0,
+    "beat_nodes": 0,
+    "watchers": 0,
+}
+"""Managers are restarted with another release, to and fro."""
+UPGRADED: Final = frozenset(
+    {"upgraded", "went back to the previous release", "previous release refused the data", "seen: level raised"}
+)
 UNDISTURBED: Mapping[str, Any] = {
+    "upgrade_rate": 0.0,
     "profile": "",
     "watchers": 0,
     "renewal_rate": 0.0,
@@ -111,6 +124,7 @@ BEATING: Mapping[str, Any] = {
 }
 """Options under which nodes beat, and managers remember it."""
 CONDITIONS: dict[str, Mapping[str, Any]] = {
+    "level-is-raised-early": UPGRADES,
     "truncate-on-match": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
     "truncate-on-match-unchecked": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
     "no-term-on-replies": {"managers": 3, "throw_rate": 2.0, "partition_rate": 0.0, "crash_rate": 0.0},
@@ -284,6 +298,7 @@ DEATHS: Mapping[str, Any] = {
     "watchers": 0,
     "beat_nodes": 0,
     "arrow_kill": 1.0,
+    "upgrade_rate": 0.0,
     "hostile_rate": 0.0,
     "idle": 0.0,
     "disaster": 0.0,
@@ -483,6 +498,19 @@ def test_stock_pysyncobj_fails_here(loses_unsynced: bool, what: str) -> None:
     results = (run_stock(seed, loses_unsynced=loses_unsynced) for seed in STOCK_SEEDS[loses_unsynced])
     found = next(result for result in results if result.failure is not None and result.found_by == what)
     print(f"seed {found.seed}: {found.failure}")
+
+
+@pytest.mark.slow
+def test_managers_of_two_releases_make_one_cluster() -> None:
+    """Each manager is upgraded and goes back, under all faults, until the level is raised; and nothing is lost."""
+    seen: Counter[str] = Counter()
+    for seed in range(100, 100 + UPGRADES_MAX):
+        result = run(replace(draw(seed), **UPGRADES))
+        assert result.failure is None, f"seed {seed} with upgrades: {result.failure}"
+        seen.update(result.faults + result.checked)
+        if seen.keys() >= UPGRADED and seed >= 105:
+            break
+    assert seen.keys() >= UPGRADED, UPGRADED - seen.keys()
 
 
 def test_a_planted_bug_is_gone_afterwards() -> None:

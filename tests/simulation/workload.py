@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.simulation.history import Call
 from tests.simulation.world import Process, World
+from warren_raft.errors import Unavailable
 from warren_raft.fsm.answers import CONFLICT, LEADERSHIP_LOST, UNKNOWN_SESSION, Result
 from warren_raft.model.entities import Service
 from warren_raft.raft.barriers import Barrier
@@ -23,6 +24,7 @@ from warren_raft.raft.submit import Proposal
 from warren_raft.store import codec
 from warren_raft.store.command import (
     NO_FENCE,
+    VERSION,
     Command,
     Operation,
     Verb,
@@ -201,6 +203,9 @@ class Client:
 
     def _read(self, key: str) -> None:
         """A barrier, then a local read: linearizable."""
+        if self.version == 1:
+            self._read_by_write(key)
+            return
         call = self._begin("read", key, None)
         self.barriers += 1
         number = self.barriers
@@ -218,6 +223,19 @@ class Client:
         self.world.tell("barrier_began", self.process, number)
         barrier = self.process.calls[0, number] = Barrier(self._deadline(), done)
         self.process.take(BarriersWanted([barrier]))
+
+    def _read_by_write(self, key: str) -> None:
+        """The barrier of a cluster at level 1: a command without operations (manager/calls.py)."""
+        if self.session == 0:
+            return
+        call = self._begin("read", key, None)
+
+        def done(result: Result | None) -> None:
+            if result is not None and result.error is None and self.process.alive:
+                call.result = self._local(key)
+                call.returned = self.world.now
+
+        self._submit(self.session, (), call, done)
 
     def woke(self) -> None:
         """The process was suspended, and its first step has not come: a caller runs as soon as the raft thread does."""
@@ -283,11 +301,16 @@ class Client:
         fence: int = NO_FENCE,
         request_key: str = "",
     ) -> None:
+        version = self.version
+        if version == 1 and (fence != NO_FENCE or request_key):
+            self._not_answered(call, Unavailable("not all members can read it", maybe_applied=False))
+            done(None)
+            return
         sequence = self.next_sequence
         self.next_sequence += 1
         self.waiting[sequence] = call
         lowest = next(iter(self.waiting))
-        data = encode(Command(session, sequence, lowest, operations, fence, request_key))
+        data = encode(Command(session, sequence, lowest, operations, fence, request_key, version=version))
         if call is not None:
             call.request = (session, sequence)
 
@@ -307,6 +330,11 @@ class Client:
         proposal = Proposal(session, sequence, data, self._deadline(), ended)
         self.process.calls[session, sequence] = proposal
         self.process.take(Submitted([proposal]))
+
+    @property
+    def version(self) -> int:
+        """Of the commands that this process writes."""
+        return self.process.engine.level if self.world.upgrades.is_on else VERSION
 
     def _deadline(self) -> float:
         seconds = CALM_TIMEOUT_SECONDS if self.world.is_calm else self.world.options.write_timeout

@@ -27,6 +27,7 @@ from tests.memory_files import Crashed, Fault, MemoryFiles, keep_some
 from tests.simulation.lists import MemberLists
 from tests.simulation.network import LINK_TIMEOUT_SECONDS, Network
 from tests.simulation.options import Options
+from tests.simulation.upgrades import Upgrades
 from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
@@ -44,7 +45,7 @@ from warren_raft.raft.effects import (
     WriteLog,
 )
 from warren_raft.raft.engine import Engine
-from warren_raft.raft.events import Event, Synced, Worked
+from warren_raft.raft.events import Event, Received, Synced, Worked
 from warren_raft.raft.log.log import Batch
 from warren_raft.raft.replacement import Arrow, Phase
 from warren_raft.raft.submit import Proposal
@@ -163,6 +164,8 @@ class Process:
     # Steps -------------------------------------------------------------------------------------------------------
 
     def take(self, event: Event) -> None:
+        if isinstance(event, Received) and self.world.upgrades.ignores(self.directory, event.message):
+            return
         if self.alive:
             self.events.append(event)
             self.schedule(0.0)
@@ -511,6 +514,7 @@ class World:
         """This is the liveness phase: nothing is slow any more."""
         self.trace: list[str] = []
         self.network = Network(self)
+        self.upgrades = Upgrades(self)
         self.processes: dict[str, Process] = {}
         self.directories: dict[str, Directory] = {}
         self.audience = Audience()
@@ -617,7 +621,8 @@ class World:
         config = self._config(directory, configured)
         seed = self.random.getrandbits(64)
         try:
-            opened = self._open(directory, config, seed)
+            with self.upgrades.release_of(directory):
+                opened = self._open(directory, config, seed)
         except (Crashed, OSError) as problem:
             directory.files.kill()
             self.checked[f"seen: start failed with {type(problem).__name__}"] += 1
@@ -628,7 +633,8 @@ class World:
             self._did_not_open(directory, error)
             return None
         try:
-            process = Process(self, directory, opened)
+            with self.upgrades.release_of(directory):
+                process = Process(self, directory, opened)
             process.watch_keeper()
             process.engine.submitter.large_bytes = self.options.large_bytes
             process.watch_log()
@@ -674,6 +680,8 @@ class World:
 
     def _did_not_open(self, directory: Directory, error: WarrenError) -> None:
         """A manager does not open its directory. Injected damage is a good reason; any other reason is a bug."""
+        if self.upgrades.refused(directory, error):
+            return
         if directory.damaged is None:
             raise Failure(f"{directory.id} does not open its directory: {error!r}") from error
         self.checked["seen: damaged log refused"] += 1

@@ -25,6 +25,7 @@ from tests.simulation.checkers.durable import DurableLogs
 from tests.simulation.checkers.ends import CallsEnd
 from tests.simulation.checkers.failures import UnexpectedFailures
 from tests.simulation.checkers.fencing import Fencing
+from tests.simulation.checkers.levels import Levels
 from tests.simulation.checkers.linearizability import Linearizability
 from tests.simulation.checkers.logs import CommittedLogs
 from tests.simulation.checkers.monotonic import Monotonic
@@ -58,6 +59,7 @@ ALL = (
     Linearizability,
     CallsEnd,
     Calm,
+    Levels,
     Heartbeats,
     ThinLinks,
     UnexpectedFailures,
