@@ -48,6 +48,12 @@ def histograms_in(page: str) -> dict[str, Histogram]:
     return found
 
 
+def began_again(before: Reading, after: Reading) -> bool:
+    """Whether the manager was started again in between. Not noticed of an earlier release, which has no uptime."""
+    uptimes = [reading.status.get("uptime_seconds", 0.0) for reading in (before, after)]
+    return bool(uptimes[1] < uptimes[0])
+
+
 def changes_per_second(before: Reading, after: Reading) -> float | None:
     """Changes of the state a second, from all managers' callers. None after a restart."""
     changes: int = after.status["revision"] - before.status["revision"]

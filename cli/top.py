@@ -1,7 +1,8 @@
 """`warren-raft top`: the cluster as one manager knows it, live in a terminal.
 
 Here: the frame, the loop, the key that ends it. Not here: the rates (readings.py), the verdict (the manager's own).
-Invariant: it only reads, and asks the manager once a second; the terminal is as before when it ends, however it ends.
+Invariant: it only reads, and asks the manager once a second; the terminal is as before when it ends, also by SIGTERM
+or an error.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import click
 from warren_raft.errors import WarrenError
 
 from .common import WarrenCommand, manager, print_json, wants_json
-from .readings import STAGES, Reading, changes_per_second, histograms_in, quantiles
+from .readings import STAGES, Reading, began_again, changes_per_second, histograms_in, quantiles
 from .status import contact_shown, role_shown, size_shown
 from .tables import age, is_open_terminal, one_line, time_shown
 
@@ -107,7 +108,10 @@ def _run(asked: AdminClient) -> None:
             if "q" in pressed(EVERY_SECONDS):
                 return
             try:
-                readings.append(read(asked))
+                reading = read(asked)
+                if began_again(readings[-1], reading):
+                    readings.clear()  # its counters began again too
+                readings.append(reading)
                 problem = ""
             except WarrenError as error:
                 problem = str(error)

@@ -27,6 +27,7 @@ from tests.watched_files import WatchedFiles
 from warren_raft.admin import client as client_module
 from warren_raft.disk.files import OsFile
 from warren_raft.snapshots.file import TRAILER_BYTES
+from warren_raft.store.tables import NODE
 from warren_raft.store.transactions import MEMBERSHIP, META
 from warren_raft_cli import snapshots as snapshots_module
 
@@ -263,6 +264,18 @@ def test_secrets_of_a_file_are_shown_if_they_are_asked_for(warren: Command, fill
         assert warren("snapshot", "list", filled, "secrets", "-o", "json", *more).json[0]["data"] == shown
     assert warren("snapshot", "get", filled, "ca").code == 2
     assert warren("snapshot", "get", filled, "ca", "--show").text == "the CA"
+
+
+def test_a_record_that_no_manager_wrote_is_exit_code_3(warren: Command, tmp_path: Path) -> None:
+    """Its hashes and its digest are right, so it is found where it is decoded."""
+    with small_state(tmp_path / "data") as database:
+        change(database, lambda transaction: transaction.put_key(NODE.number, b"n-9", b"\x82\x01\xff"), new_digest=True)
+        snapshot_of(database, tmp_path / "s.mdb")
+    for arguments in (("list", "nodes"), ("get", "node", "n-9"), ("export", "-o", tmp_path / "lines.jsonl")):
+        ran = warren("snapshot", arguments[0], tmp_path / "s.mdb", *arguments[1:])
+        assert (ran.code, ran.err) == (3, f"warren-raft: {tmp_path / 's.mdb'}: node 'n-9': not a record\n")
+    assert not (tmp_path / "lines.jsonl").exists()
+    assert warren("snapshot", "get", tmp_path / "s.mdb", "service", "s-1").code == 0
 
 
 def test_an_entity_that_a_file_does_not_hold_is_exit_code_1(warren: Command, filled: Path) -> None:

@@ -28,6 +28,7 @@ from warren_raft.admin.client import AdminClient
 from warren_raft_cli.readings import (
     Histogram,
     Reading,
+    began_again,
     changes_per_second,
     histograms_in,
     quantile_of,
@@ -77,6 +78,14 @@ def test_a_manager_without_metrics_has_no_p99() -> None:
     assert changes_per_second(before, after) == 3.0
     assert changes_per_second(after, before) is None
     assert histograms_in("") == {}
+
+
+def test_a_manager_that_was_started_again_is_noticed() -> None:
+    older, newer, earlier_release = (Reading(0.0, status, {}) for status in
+                                     ({"uptime_seconds": 3.0}, {"uptime_seconds": 4.0}, {}))  # fmt: skip
+    assert began_again(newer, older)
+    assert not began_again(older, newer)
+    assert not began_again(earlier_release, earlier_release)
 
 
 # ---------------------------------------------------------------------------------------------- the frame
