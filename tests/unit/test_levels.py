@@ -25,6 +25,7 @@ from tests.unit.test_opening import STARTS, config, opened
 from tests.unit.test_writes import Sent
 from warren_raft.fsm.machine import StateMachine, recompute_digest
 from warren_raft.maintenance import recover
+from warren_raft.manager.session import BarrierWrite
 from warren_raft.raft import levels as of_members
 from warren_raft.raft.membership import FORM, OLDER_RELEASE, RAISE, Change, Hello, Member, Membership, judge
 from warren_raft.raft.roster import Roster
@@ -137,6 +138,16 @@ def test_writes_of_a_program_that_began_before_the_cluster_are_sent_in_its_versi
     for name in ("plain", "later"):
         sent.end(name)
     assert sent.writes._outstanding_bytes == 0
+
+
+def test_a_barrier_that_is_a_command_fails_as_a_barrier() -> None:
+    barrier = BarrierWrite(0, 0, b"", 0.0, lambda _: None)
+    barrier.error = wr.Unavailable("no leader", maybe_applied=True)
+    with pytest.raises(wr.Unavailable) as raised:
+        barrier.result()
+    for error in (barrier.late(), raised.value):
+        assert not error.of_write
+        assert not error.maybe_applied
 
 
 # ---- the members

@@ -15,7 +15,7 @@ from warren_raft.errors import Closed, StorageFull, Unavailable
 from warren_raft.manager.barrier_calls import GRACE_SECONDS, BarrierCall
 from warren_raft.manager.disk_space import Space
 from warren_raft.manager.lifetime import Lifetime
-from warren_raft.manager.session import QUEUE_FULL, Call, Write, Writes
+from warren_raft.manager.session import QUEUE_FULL, BarrierWrite, Call, Write, Writes
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine
 from warren_raft.store import levels
@@ -159,19 +159,32 @@ class WriteCalls:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
         if is_below(self._engine, levels.BEATS):
-            return self.begin((), timeout, landing)
+            write = self._made((), timeout, "", NO_FENCE, BarrierWrite)
+            write.landing = landing
+            self._submit_without_waiting(write)
+            return write
         barrier = BarrierCall(deadline, self._writes.barriers.ended, caller=landing, revision=self._revision)
         self._submit(barrier)
         return barrier
 
-    def _made(self, operations: tuple[Operation, ...], timeout: float | None, request_key: str, fence: int) -> Write:
+    def _made(
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        request_key: str,
+        fence: int,
+        of: type[Write] = Write,
+    ) -> Write:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
         series = self._writes.counts.of(operations)
         verbs = [operation.verb for operation in operations]
         needs_room = PUT in verbs
         if is_below(self._engine, levels.WITH_ALL):
-            self._require_first_level(verbs, fence, request_key)
+            feature = levels.beyond_first(verbs, fence, request_key)
+            if feature:
+                series.failed(Unavailable.__name__)
+                raise Unavailable(f"{feature} {why_not_raised(self._engine)}", maybe_applied=False)
             data = encode_operations(operations)
         else:
             forget_below = self._request_memory.forget_below() if request_key else 0
@@ -179,7 +192,7 @@ class WriteCalls:
         if needs_room and self._engine.is_full:
             series.failed(StorageFull.__name__)
             raise StorageFull(self._why_full())
-        return Write(
+        return of(
             0,
             0,
             data,
@@ -190,11 +203,6 @@ class WriteCalls:
             series=series,
             begun=time.monotonic(),
         )
-
-    def _require_first_level(self, verbs: list[int], fence: int, request_key: str) -> None:
-        feature = levels.beyond_first(verbs, fence, request_key)
-        if feature:
-            raise Unavailable(f"{feature} {why_not_raised(self._engine)}", maybe_applied=False)
 
     def _submit(self, call: Call) -> None:
         if not self._driver.submit(call):

@@ -127,6 +127,20 @@ class Write(Proposal):
             self.future.set_result(revision)
 
 
+@dataclass(slots=True, eq=False)
+class BarrierWrite(Write):
+    """A command without operations, in the place of a coroutine's barrier while the cluster is at level 1."""
+
+    def late(self) -> Unavailable:
+        return Unavailable(NO_ANSWER, maybe_applied=False, of_write=False)
+
+    def result(self) -> int:
+        try:
+            return Write.result(self)
+        except Unavailable as error:
+            raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
+
+
 Call = Write | BarrierCall
 """A call of a caller that the raft thread ends."""
 
