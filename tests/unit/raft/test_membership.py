@@ -563,6 +563,20 @@ def test_an_id_that_cannot_be_is_refused(member_id: str) -> None:
     assert answer.state == REFUSED
 
 
+def test_a_manager_that_joins_while_the_level_is_raised_is_not_added_with_an_older_release() -> None:
+    """Its link is as old as the level before, so the link alone does not keep it out."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.start("m4", address=JOINER, members={**cluster.initial, "m4": JOINER})
+    cluster.run_until(lambda: "m4" in leader.engine._roster.links)
+    for node in cluster.nodes.values():
+        node.machine.level = 2
+    answer = cluster.ask(leader.id, ADD, "m4", JOINER)
+    assert answer.state == REFUSED
+    assert answer.text.startswith("m4 runs a release that reads the command set up to level 1, and this cluster uses")
+    assert "m4" not in cluster.members(leader.id)
+
+
 def test_a_directory_that_is_not_empty_is_not_added() -> None:
     """The directory belongs to another cluster: its entries would be taken for ours."""
     other = Cluster(["m4"])
