@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,39 @@ def test_jobs_run_beside_each_other_up_to_the_count() -> None:
     assert len(workers._threads) == 3
     workers.shutdown()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("test")]
+
+
+class Held:
+    """A queue of jobs. A thread that has taken a job waits in it until `go` is set."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Any] = SimpleQueue()
+        self.put, self.qsize = self._jobs.put, self._jobs.qsize
+        self.taken, self.go = threading.Event(), threading.Event()
+
+    def get(self) -> Any:
+        job = self._jobs.get()
+        self.taken.set()
+        assert self.go.wait(DEADLINE)
+        return job
+
+
+def test_a_job_does_not_wait_for_a_thread_that_has_just_taken_another_one() -> None:
+    """(Pins a bug: in that moment the thread counted as free and the queue was empty, so no further thread was started,
+    and the job waited until the other one ended. A call of the admin socket could wait behind one that hangs.)"""
+    workers, held, hangs = Workers(2, "test"), Held(), threading.Event()
+    workers._jobs = held  # type: ignore[assignment]
+    try:
+        first = workers.submit(hangs.wait, DEADLINE)
+        assert held.taken.wait(DEADLINE)
+        second = workers.submit(threading.current_thread)
+        held.go.set()
+        assert second.result(5).name == "test 2"
+    finally:
+        held.go.set()
+        hangs.set()
+        workers.shutdown()
+    assert first.result(DEADLINE)
 
 
 def test_one_job_after_another_needs_one_thread() -> None:

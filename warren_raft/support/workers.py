@@ -42,7 +42,7 @@ class Workers(Executor):
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._unfinished = 0  # jobs that wait or run; a thread is free only if there are fewer of them than threads
         self._is_shut_down = False
 
     def start(self) -> Workers:
@@ -58,7 +58,7 @@ class Workers(Executor):
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError(f"{self._name} were shut down")
-            if self._idle <= self._jobs.qsize() and len(self._threads) < self._count:
+            if len(self._threads) <= self._unfinished and len(self._threads) < self._count:
                 try:
                     self._start_thread()
                 except RuntimeError:
@@ -71,6 +71,7 @@ class Workers(Executor):
                         pool=self._name,
                         threads=len(self._threads),
                     )
+            self._unfinished += 1
             self._jobs.put((future, lambda: function(*args, **kwargs)))
         return future
 
@@ -102,15 +103,12 @@ class Workers(Executor):
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
-        self._idle += 1
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            with self._lock:
-                self._idle -= 1
             tell = _done(*job)
             with self._lock:
-                self._idle += 1  # before a waiter learns of the result and has the next job
+                self._unfinished -= 1  # before a waiter learns of the result and has the next job
             tell()
             del job, tell  # so that this thread keeps nothing of this job alive while it waits for the next
 
