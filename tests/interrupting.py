@@ -69,6 +69,7 @@ class At:
 
     def run(self, call: Callable[[], T]) -> T:
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 gives no instructions if no frame asked for them before
         sys.settrace(self._called)
         try:
             return call()
