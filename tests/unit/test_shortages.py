@@ -8,6 +8,7 @@ Real limits (setrlimit), in processes of their own. Not here: full disks (tests/
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import resource
@@ -82,6 +83,7 @@ def use_up():
 
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
+    gc.collect()  # closes what earlier tests left, so that nothing is closed in the middle of this one
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, before[1]))
     yield
