@@ -258,9 +258,9 @@ class SimulatedCluster:
 
     def _skip(self, deadlines: list[float]) -> None:
         """Move the clock to the next moment at which something happens."""
-        at = min([*deadlines, *(event[0] for event in self._events[:1])], default=math.inf)
-        if at == math.inf:  # nothing will happen by itself any more
-            at = self.turns.now + CALM_SECONDS
+        of_threads = min(deadlines, default=math.inf)
+        at = min(of_threads, *(event[0] for event in self._events[:1]), self.turns.now + CALM_SECONDS)
+        if of_threads == math.inf:  # perhaps no thread will ever have a turn again
             self.schedule.turn += 1
         self._advance(max(self.turns.now, at))
 
