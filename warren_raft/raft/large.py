@@ -36,6 +36,8 @@ QUEUE_BYTES: Final = 64 * 1024 * 1024
 HELD_BYTES_MAX: Final = 4 * AHEAD_BYTES
 HELD_MAX: Final = 16 * 1024
 """Bytes and entries that a manager holds for a leader. A correct leader sends less than half of it."""
+HELD_OF_ALL: Final = 2
+"""For all peers together, so many times as much: the old leader and the new one. Entries beyond it are refused."""
 
 LONGEST_SECONDS: Final = 1e9
 """The deadline in a message if the caller of the command waits for ever."""
@@ -281,8 +283,7 @@ class _OfOne:
 
 
 class HeldEntries:
-    """The large entries that this manager holds: those of the leader, and of one peer that may be about to lead. For
-    the raft thread or a simulator only.
+    """The large entries that this manager holds, of each peer that sent some. For the raft thread or a simulator only.
 
     `lent` has the large commands that this manager has sent to a leader: a leader may name these, too.
     """
@@ -291,11 +292,17 @@ class HeldEntries:
         self._lent = lent
         self._held: dict[str, _OfOne] = {}
 
-    def add(self, peer: str, number: int, entry: bytes, leader: str | None) -> bool:
-        """Hold an entry of `peer`. Entries of others are dropped, but not those of the present `leader`: it goes by our
-        word that we hold them. False: this is more than a correct leader sends."""
-        if peer not in self._held:
-            self._held = {other: held for other, held in self._held.items() if other == leader}
+    def has_room_for(self, entry: bytes) -> bool:
+        """Whether one more entry may be held. A peer goes by our word that we hold its entries, so they are kept when
+        another peer sends some: more than one may lead, or seem to, before we know the leader."""
+        all_held = self._held.values()
+        return (
+            sum(held.size_bytes for held in all_held) + len(entry) <= HELD_OF_ALL * HELD_BYTES_MAX
+            and sum(len(held.entries) for held in all_held) < HELD_OF_ALL * HELD_MAX
+        )
+
+    def add(self, peer: str, number: int, entry: bytes) -> bool:
+        """Hold an entry of `peer`. False: this is more than a correct leader sends."""
         held = self._held.setdefault(peer, _OfOne())
         held.drop(number)
         held.entries[number] = entry

@@ -81,7 +81,10 @@ class Votes:
             self._guard.is_led_by(peer, message.term)  # which tells a leader of an older term so
             self._outbox.send(peer, LargeEntryRefused(message.number))
             return
-        if not self._held.add(peer, message.number, message.entry, self._core.leader):
+        if not self._held.has_room_for(message.entry):
+            self._outbox.send(peer, LargeEntryRefused(message.number))
+            return
+        if not self._held.add(peer, message.number, message.entry):
             raise PeerFault("more large entries, sent ahead, than any leader sends")
         self._outbox.send(peer, LargeEntryHeld(message.number))
 

@@ -652,19 +652,37 @@ def test_what_is_held_counts_for_nothing_before_it_is_appended() -> None:
     assert node.engine._held.get(leader.id, 9) is None
 
 
-def test_a_peer_that_claims_to_lead_does_not_push_out_what_the_leader_sent() -> None:
-    """The leader was told that its entry is held, and names it. (Pins a fault: the follower then called the leader's
-    message impossible, raised an alarm and dropped the link.)"""
+def test_peers_that_claim_to_lead_do_not_push_out_what_others_sent() -> None:
+    """Each was told that its entry is held, and names it when it leads. (Pins a fault: the follower then called the
+    message of the leader impossible, raised an alarm and dropped the link, also while it did not know the leader.)"""
     cluster, leader, (follower, other) = make()
     node = cluster.nodes[follower]
     held = node.engine._held
     ahead = {"type": "large_entry", "number": 9, "term": node.engine.term, "entry": b"\x00\x01\x80" + bytes(1000)}
     assert closed(cluster, node, leader.id, ahead) == []
-    for claimant in (other, "m9"):
-        assert held.add(claimant, 7, b"claimed", leader.id)
-        assert held.get(leader.id, 9) is not None
-        assert held.get(claimant, 7) == b"claimed"
-    assert held.get(other, 7) is None, "one peer beside the leader"
+    for claimant in (other, "m9", other):
+        assert held.add(claimant, 7, b"claimed")
+    assert held.get(leader.id, 9) is not None
+    assert held.get(other, 7) == held.get("m9", 7) == b"claimed"
+
+
+def test_more_than_two_leaders_send_ahead_is_refused() -> None:
+    """The append message to a peer that refuses has the bytes, so nothing waits for room."""
+    cluster, leader, (follower, _) = make()
+    node = cluster.nodes[follower]
+    held = node.engine._held
+    quarter = bytes(HELD_BYTES_MAX // 4)
+    for number in range(1, 5):
+        assert held.add("m8", number, quarter)
+        assert held.add("m9", number, quarter)
+    message = {"type": "large_entry", "number": 9, "term": node.engine.term, "entry": b"\x00\x01\x80"}
+    node.events.append(Received(leader.id, cluster.links[follower, leader.id], message))
+    cluster.turn()
+    assert held.get(leader.id, 9) is None
+    assert sent(cluster, "large_entry_refused", follower, leader.id) != []
+    held.drop("m8", 1)
+    assert closed(cluster, node, leader.id, message) == []
+    assert held.get(leader.id, 9) is not None
 
 
 def test_a_leader_of_an_older_term_that_sends_ahead_is_told_so() -> None:
