@@ -36,6 +36,7 @@ from warren_raft.raft.links.wire import (
     encode_body,
     frame_head,
 )
+from warren_raft.store.levels import NEWEST
 
 Message = dict[str, Any]
 
@@ -237,7 +238,7 @@ def linked(port: int, context: ssl.SSLContext, hello: Message) -> Peer:
 
 def hello_of(claims: Mapping[str, Any]) -> Message:
     """A manager's hello with these claims."""
-    usual = {"type": "hello", "magic": PROTOCOL_MAGIC, "protocol": list(PROTOCOL_VERSIONS)}
+    usual = {"type": "hello", "magic": PROTOCOL_MAGIC, "protocol": list(PROTOCOL_VERSIONS), "level_max": NEWEST}
     blank = {"address": "nowhere", "incarnation": "f" * 32, "blank": True, "cluster_id": None, "membership_index": 0}
     return {**usual, **blank, "founding": b"", "origin": "", **claims}
 

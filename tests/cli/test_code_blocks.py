@@ -85,6 +85,9 @@ BLOCKS = {
         "tests/cli/test_tutorial.py::test_the_first_step_is_that_of_the_readme",
         *[TUTORIAL] * 12,
     ),
+    "docs/upgrade.md": (
+        "not run: tests/cluster/test_upgrade.py upgrades managers; the tests of other pages type these commands",
+    ),
     "examples/orchestrator/README.md": (ORCHESTRATOR,) * 8,
 }
 """Page -> for each of its blocks the test that runs it, or the reason why none does."""

@@ -357,7 +357,7 @@ FIRST_SEEDS_OF_ARROWS: Mapping[Arrow, int] = {
     ARROWS[Phase.DELAYED, ReplacementEvent.AGAIN]: 6,
     ARROWS[Phase.DELAYED, ReplacementEvent.FETCHED]: 97,
     ARROWS[Phase.WANTED, ReplacementEvent.AGAIN]: 24,
-    ARROWS[Phase.REPLAYING, ReplacementEvent.WRONG]: 34,
+    ARROWS[Phase.REPLAYING, ReplacementEvent.WRONG]: 96,
     ARROWS[Phase.REPLAYING, ReplacementEvent.UNRELIEVED]: 14,
     ARROWS[Phase.REPLAYING, ReplacementEvent.NOT_NEEDED]: 3,
     ARROWS[Phase.REPLAYING, ReplacementEvent.LOG_TOO_SHORT]: 50,
