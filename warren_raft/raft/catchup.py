@@ -231,8 +231,11 @@ class Catchup:
         return held[0] if held and held[0].index >= self._log.base_index else None
 
     def _offer(self, peer: str) -> None:
-        snapshot = self._fetched_by(peer) or self._sendable()
-        if snapshot is None or not self._roster.counts(peer) or snapshot.index < self._wanted_by.get(peer, 0):
+        wanted = self._wanted_by.get(peer, 0)
+        snapshot = self._fetched_by(peer)
+        if snapshot is None or snapshot.index < wanted:  # what it fetches is of no use to it any more
+            snapshot = self._sendable()
+        if snapshot is None or not self._roster.counts(peer) or snapshot.index < wanted:
             return
         if self._roster.is_leaving(peer):
             return  # the snapshot may contain the peer's removal, which it must not have before it may stop

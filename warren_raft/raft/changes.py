@@ -139,11 +139,24 @@ class Changes:
             return None
         return (
             self._wanted_change()
-            or raising(roster, self._context.machine.level)
+            or self._raising()
             or self._promotion()
             or self._certification()
             or self._invitation()
         )
+
+    def _raising(self) -> Change | None:
+        """The change that raises the level, once every member has answered over the link whose hello says that it reads
+        the level. A member that died right after its hello may come back with the older release."""
+        roster = self._roster
+        found = raising(roster, self._context.machine.level)
+        return found if found is not None and all(map(self._answers_on_its_link, roster.members)) else None
+
+    def _answers_on_its_link(self, member_id: str) -> bool:
+        if member_id == self._roster.node_id:
+            return True
+        answered = self._core.last_response(member_id)
+        return self._answers(member_id) and answered is not None and answered > self._roster.links[member_id].since
 
     def _certificates_of(self, member: Member) -> tuple[Certificate, ...]:
         """The certificate that the member shows now, then those that the list has for it."""

@@ -2,7 +2,7 @@
 
 Lives here: two questions about the links. Not here: the level of the state (fsm/), which commands need which level
 (store/levels.py). Invariant: the level is raised only to one that every member, learners included, reads by the hello
-of its present link.
+of its present link, over which it has answered (changes.py).
 """
 
 from __future__ import annotations

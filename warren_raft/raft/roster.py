@@ -42,6 +42,8 @@ class Link:
     """The identity in the peer's certificate; None: the link is plaintext."""
     heard_at: float = -1e9
     """When a message of the peer last arrived, by this manager's clock."""
+    since: float = -1e9
+    """When the link was established, by the same clock."""
     view: Mapping[str, str] = field(default_factory=dict)
     configured: Mapping[str, str] = field(default_factory=dict)
 
@@ -318,7 +320,7 @@ class Roster:
         return None if is_of_removed and self._is_leaving(theirs) else refusal
 
     def link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None, now: float) -> None:
-        self.links[peer] = Link(number, hello, identity, heard_at=now)
+        self.links[peer] = Link(number, hello, identity, heard_at=now, since=now)
         self._heard_at.pop(peer, None)
         self._hear(peer, hello.incarnation, hello.address)
 

@@ -1082,3 +1082,23 @@ def test_a_directory_of_another_cluster_stops_with_a_clear_line() -> None:
     assert "belongs to cluster" in str(cluster.stopped["m3"])
     assert cluster.wait_leader().id in ("m1", "m2")
     assert {"m1", "m2"} <= cluster.nodes.keys(), "one manager of another cluster stops no manager"
+
+
+def test_the_level_is_not_raised_while_a_member_that_reads_it_is_silent() -> None:
+    """A link stands for seconds after its other end has died. (Pins a fault: the level was raised over such a link, and
+    the member that came back with the older release could not take the log any more.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    one, silent = (id_ for id_ in cluster.nodes if id_ != leader.id)
+    for node in cluster.nodes.values():
+        node.engine._roster.level_max = 2
+    cluster.disconnect(leader.id, one)
+    cluster.disconnect(leader.id, silent)
+    cluster.run_until(lambda: {(leader.id, one), (leader.id, silent)} <= cluster.links.keys())
+    cluster.hold((silent, leader.id))
+    cluster.run(3.0)
+    assert (leader.id, silent) in cluster.links
+    assert leader.engine.is_leader
+    assert leader.machine.level == 1
+    cluster.heal()
+    cluster.run_until(lambda: all(node.machine.level == 2 for node in cluster.nodes.values()))
