@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
-from warren_raft.fsm.history import MAX_CHANGES
+from warren_raft.fsm.history import MAX_BYTES, MAX_CHANGES
 from warren_raft.support.wording import counted
 from warren_raft.support.workers import Workers
 
@@ -91,9 +91,9 @@ def _confirm(status: Mapping[str, Any], seconds: int, yes: bool) -> None:
     if not is_open_terminal(sys.stdin):
         raise RefusedForSafety(f"{cluster} would be written to for {seconds} s: add --yes to do it")
     click.echo(
-        f"This writes to {cluster} ({status['verdict']['text']}) for {seconds} s, as fast as it can. It removes the "
-        f"volumes that it made. Other writers wait longer meanwhile, and of the history only the last {MAX_CHANGES:,} "
-        "revisions remain.",
+        f"This writes to {cluster} ({status['verdict']['text']}) for {seconds} s, as fast as it can. It then "
+        f"removes all volumes with an id that begins with {PREFIX}. Other writers wait longer meanwhile, and of the history "
+        f"only the last {MAX_CHANGES:,} revisions remain, at most {MAX_BYTES >> 20} MiB.",
         err=True,
     )
     if not click.confirm("Write to this cluster?", err=True):

@@ -5,10 +5,12 @@ Nothing can be changed there. A slow or greedy client costs a few threads for a 
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import re
 import socket
+import socketserver
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -123,21 +125,36 @@ def test_the_port_has_these_pages_alone_and_changes_nothing(manager: wr.Replicat
     assert manager.status().revision == before
 
 
-def test_silent_clients_are_cut_off_and_too_many_are_refused(
+def test_silent_clients_are_cut_off_and_keep_no_probe_from_its_answer(
     manager: wr.ReplicatedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_server, "CONNECTION_SECONDS", 0.5)
+    """(Pins a fault: at the limit the new client was refused, so sixteen silent ones made a liveness probe fail.)"""
     address = ("127.0.0.1", port_of(manager))
     silent = [socket.create_connection(address, timeout=20) for _ in range(health_server.CONNECTIONS_MAX)]
-    refused = socket.create_connection(address, timeout=20)
     try:
-        assert refused.recv(1) == b"", "closed at once, or with the others"
+        assert asked(by_port(manager), "/livez")[0] == 200
+        assert silent[0].recv(1) == b"", "the oldest gave way"
+        monkeypatch.setattr(health_server, "CONNECTION_SECONDS", 0.5)
         for connection in silent:
             assert connection.recv(1) == b"", "cut off, although its client sent nothing"
     finally:
-        for connection in (*silent, refused):
+        for connection in silent:
             connection.close()
     wait_until(lambda: _answers(manager), "an answer again", 20)
+
+
+def test_a_page_server_that_finds_no_descriptor_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(Pins a fault: it asked again at once, and filled a processor as long as a client waited.)"""
+
+    def none_left(_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    pauses: list[float] = []
+    monkeypatch.setattr(socketserver.TCPServer, "get_request", none_left)
+    monkeypatch.setattr(health_server.time, "sleep", pauses.append)
+    with health_server._Server(None, "127.0.0.1", 0) as server, pytest.raises(OSError, match="Too many"):
+        server.get_request()
+    assert pauses == [health_server.POLL_SECONDS]
 
 
 def _answers(manager: wr.ReplicatedStore) -> bool:

@@ -183,6 +183,10 @@ tests:
       - {{series: 'warren_store_open{{job="a",instance="m1"}}', values: '1x20'}}
       - {{series: 'warren_store_open{{job="a",instance="m2"}}', values: '1x20'}}
       - {{series: 'warren_raft_peers_total{{job="a",instance="m1"}}', values: '3x20'}}
+      - {{series: 'up{{job="warren",instance="m1"}}', values: '1x5 0x20'}}
+      - {{series: 'up{{job="warren",instance="m2"}}', values: '1x5 0x20'}}
+      - {{series: 'up{{job="other-warren",instance="m1"}}', values: '0x20'}}
+      - {{series: 'up{{job="other-warren",instance="m2"}}', values: '1x20'}}
     alert_rule_test:
       - {{eval_time: 4m, alertname: WarrenNoLeader, exp_alerts: []}}
       - eval_time: 9m
@@ -193,6 +197,16 @@ tests:
               summary: "a: no manager knows a leader, so no write is acknowledged"
               action: >-
                 Start the managers that are stopped, or mend the network. docs/recovery.md if a majority is lost.
+      - {{eval_time: 4m, alertname: WarrenManagersAllDown, exp_alerts: []}}
+      - eval_time: 9m
+        alertname: WarrenManagersAllDown
+        exp_alerts:
+          - exp_labels: {{job: warren, severity: critical}}
+            exp_annotations:
+              summary: "warren: no manager answers"
+              action: >-
+                Start the managers, or mend the network between them and Prometheus. docs/recovery.md if a majority is
+                lost.
       - eval_time: 9m
         alertname: WarrenManagerDown
         exp_alerts:

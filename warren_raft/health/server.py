@@ -6,6 +6,7 @@ for a few seconds; nothing that a client sends changes anything.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -13,6 +14,7 @@ import time
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from operator import itemgetter
 from socketserver import ThreadingMixIn
 from typing import Any, Final
 
@@ -24,7 +26,7 @@ from warren_raft.support.log_lines import log_event
 logger = logging.getLogger("warren_raft.health.server")
 
 CONNECTIONS_MAX: Final = 16
-"""Connections at a time; a further one is closed at once. Prometheus and a few probes need one each."""
+"""Connections at a time; a further one ends the oldest. Prometheus and a few probes need one each."""
 SILENT_SECONDS: Final = 5.0
 """A client may send nothing for so long."""
 CONNECTION_SECONDS: Final = 10.0
@@ -32,6 +34,7 @@ CONNECTION_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.2
 """How often connections that lasted too long are looked for. A closing manager waits so long."""
 STOP_SECONDS: Final = 10.0
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class PagesServer:
@@ -81,10 +84,21 @@ class _Server(ThreadingMixIn, HTTPServer):
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                time.sleep(
+                    POLL_SECONDS
+                )  # the connection waits in the kernel; to ask again at once would fill a processor
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if len(self._connections) >= CONNECTIONS_MAX:
-            self.shutdown_request(request)
-            return
+            # A slow client gives way, so that it does not keep a probe from its answer.
+            oldest, _ = min(list(self._connections.items()), key=itemgetter(1))
+            self._end(oldest)
         self._connections[request] = time.monotonic()
         super().process_request(request, client_address)
 
@@ -103,8 +117,12 @@ class _Server(ThreadingMixIn, HTTPServer):
         """End the connections that were accepted before."""
         for connection, accepted_at in list(self._connections.items()):
             if accepted_at <= before:
-                with suppress(OSError):  # its thread has just closed it
-                    connection.shutdown(socket.SHUT_RDWR)
+                self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        self._connections.pop(connection, None)
+        with suppress(OSError):  # its thread has just closed it
+            connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no event. An error in a page was logged by the handler."""

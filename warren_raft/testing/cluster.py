@@ -264,11 +264,11 @@ class Cluster:
 
     def _close_all(self) -> None:
         """Leadership is handed over, as far as there is somebody to take it."""
-        self.heal()
         with ExitStack() as all_of_them:
             for manager in self._managers.values():
                 manager._test.resume()
                 all_of_them.callback(manager.close)
+            all_of_them.callback(self.heal)  # called first; if it fails, all are closed nevertheless
         self._managers.clear()
 
     def __enter__(self) -> Self:
