@@ -92,8 +92,8 @@ def _confirm(status: Mapping[str, Any], seconds: int, yes: bool) -> None:
         raise RefusedForSafety(f"{cluster} would be written to for {seconds} s: add --yes to do it")
     click.echo(
         f"This writes to {cluster} ({status['verdict']['text']}) for {seconds} s, as fast as it can. It then "
-        f"removes all volumes with an id that begins with {PREFIX}. Other writers wait longer meanwhile, and of the history "
-        f"only the last {MAX_CHANGES:,} revisions remain, at most {MAX_BYTES >> 20} MiB.",
+        f"removes all volumes with an id that begins with {PREFIX}. Other writers wait longer meanwhile, and "
+        f"of the history only the last {MAX_CHANGES:,} revisions remain, at most {MAX_BYTES >> 20} MiB.",
         err=True,
     )
     if not click.confirm("Write to this cluster?", err=True):

@@ -29,28 +29,29 @@ from warren_raft import ContainerState, NodeStatus
 
 BEAT_SECONDS, TTL_SECONDS = 2.0, 6.0
 QUIET_SECONDS = 5.0
+BATCH_MAX = 1000  # changes of a kind in one command, which has at most 4 MiB; the next pass follows at once
 
 
 def reconcile(store: wr.Store, lead: wr.Lead) -> None:
     """Each service gets the containers that it should have: web-0, web-1 and so on. A container has the same id in
     each pass, because a write that was not answered in time (Unavailable) may be carried out after the next pass."""
     with store.read() as view:
-        down = {node.id for node in view.list_nodes() if node.status == NodeStatus.DOWN}
+        there = {node.id for node in view.list_nodes() if node.status != NodeStatus.DOWN}
         found = [(service, view.list_containers_by_service(service.id)) for service in view.list_services()]
     for service, containers in found:
         wanted = {f"{service.id}-{number}" for number in range(service.replicas)}
-        missing = wanted - {each.id for each in containers}
-        removed = [each for each in containers if each.id not in wanted]
-        lost = [each for each in containers if each.id in wanted and each.node_id in down]
+        missing = sorted(wanted - {each.id for each in containers})[:BATCH_MAX]
+        removed = [each for each in containers if each.id not in wanted][:BATCH_MAX]
+        lost = [each for each in containers if each.id in wanted and each.node_id and each.node_id not in there]
         if not (missing or removed or lost):
             continue  # a batch with conditions only is a log entry too
         with suppress(wr.RevisionConflict), lead.batch() as batch:  # after a conflict, the next pass decides again
             batch.require("service", service.id, service.revision)  # nobody has changed or deleted it meanwhile
-            for id_ in sorted(missing):
+            for id_ in missing:
                 batch.create_container(wr.Container(id=id_, service_id=service.id, image=service.image), if_revision=0)
             for each in removed:
                 batch.delete_container(each.id, if_revision=each.revision)
-            for each in lost:
+            for each in lost[:BATCH_MAX]:
                 batch.update_container(replace(each, node_id="", actual_state=""), if_revision=each.revision)
 
 
@@ -61,8 +62,8 @@ def schedule(store: wr.Store, lead: wr.Lead) -> None:
         containers = view.list_containers()
     load = Counter(each.node_id for each in containers)
     with suppress(wr.RevisionConflict), lead.batch() as batch:  # an empty one sends nothing
-        for container in containers:
-            if ready and not container.node_id:
+        for container in [each for each in containers if not each.node_id][:BATCH_MAX]:
+            if ready:
                 node = min(ready, key=lambda node: load[node.id])
                 load[node.id] += 1
                 batch.require("node", node.id, node.revision)  # it is still ready
@@ -108,7 +109,8 @@ def until_closed(loop: Callable[[wr.Store, str], None], store: wr.Store, node_id
     """In a thread of its own."""
     with suppress(wr.Closed):
         while True:
-            with suppress(wr.Unavailable, wr.WatchLost):  # no leader for the moment, or changes were missed: again
+            # No leader or no space for the moment, changes were missed, or the node was deleted: again.
+            with suppress(wr.Unavailable, wr.StorageFull, wr.WatchLost, wr.NotFound):
                 loop(store, node_id)
             time.sleep(1)
 

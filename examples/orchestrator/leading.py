@@ -33,7 +33,7 @@ async def while_leading(store: wr.Store, do_pass: Pass) -> None:
                 await _make_passes(store, lead, do_pass)
             except wr.LeadershipLost as error:
                 logger.info("%s ends: %s", do_pass.__name__, error)
-            except (wr.Unavailable, wr.StorageFull, wr.WatchLost) as error:
+            except (wr.Unavailable, wr.StorageFull, wr.WatchLost, wr.InvalidEntity) as error:
                 logger.warning("%s begins again: %s", do_pass.__name__, error)
         await asyncio.sleep(AGAIN_SECONDS)
 

@@ -10,15 +10,17 @@ records is never smaller than the number of containers that managers may have to
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import warren_raft as wr
 from warren_raft import ContainerState, NodeStatus
+
+logger = logging.getLogger(__name__)
 
 BATCH_MAX = 100  # changes of a service in one pass: one command has at most 4 MiB
 
@@ -113,9 +115,13 @@ async def reconcile(store: wr.Store, lead: wr.AsyncLead) -> None:
     with store.read() as view:
         todo = plans(view)
     for step in todo:
-        with suppress(wr.RevisionConflict):  # something changed meanwhile; that change has woken the next pass
+        try:
             async with lead.batch() as batch:
                 write(step, batch)
+        except wr.RevisionConflict:
+            pass  # something changed meanwhile; that change has woken the next pass
+        except wr.InvalidEntity as error:  # too large, for instance: the other services go on
+            logger.error("service %s stays as it is: %s", step.service_id, error)
 
 
 def write(step: Plan, batch: wr.AsyncBatch | wr.Batch) -> None:

@@ -132,6 +132,41 @@ def test_containers_are_spread_over_the_ready_nodes() -> None:
     assert scheduler.choose(containers, nodes[1:2]) == []
 
 
+def test_a_service_that_cannot_be_carried_out_does_not_stop_the_others(tmp_path: Path) -> None:
+    """(Pins a fault: an id that leaves no room for those of containers ended every manager in turn.)"""
+
+    async def one_pass(store: wr.LocalStore) -> None:
+        async with store.aio.leading() as lead:
+            await reconciler.reconcile(store, lead)
+
+    with wr.LocalStore(tmp_path) as store:
+        store.create_service(wr.Service(id="a" * 505, name="a", replicas=1))
+        store.create_service(wr.Service(id="b", name="b", replicas=2))
+        asyncio.run(one_pass(store))
+        assert [each.service_id for each in store.list_containers()] == ["b", "b"]
+
+
+def test_a_large_service_of_the_one_file_is_made_in_parts(tmp_path: Path) -> None:
+    """(Pins a fault: one batch for all of its containers was too large, so no service was served any more.)"""
+    with wr.LocalStore(tmp_path) as store, store.leading() as lead:
+        store.create_service(wr.Service(id="large", name="large", replicas=60_000))
+        store.create_service(wr.Service(id="z", name="z", replicas=2))
+        small_orchestrator.reconcile(store, lead)
+        assert len(store.list_containers_by_service("z")) == 2
+        assert len(store.list_containers_by_service("large")) == small_orchestrator.BATCH_MAX
+
+
+def test_containers_of_a_node_that_was_deleted_are_placed_again(tmp_path: Path) -> None:
+    with wr.LocalStore(tmp_path) as store, store.leading() as lead:
+        setup(store)
+        small_orchestrator.reconcile(store, lead)
+        small_orchestrator.schedule(store, lead)
+        store.delete_node("a")
+        small_orchestrator.reconcile(store, lead)
+        small_orchestrator.schedule(store, lead)
+        assert {each.node_id for each in store.list_containers()} == {"b"}
+
+
 # Under simulated faults -----------------------------------------------------------------------------------------------
 
 

@@ -89,9 +89,7 @@ class _Server(ThreadingMixIn, HTTPServer):
             return super().get_request()
         except OSError as error:
             if error.errno in _SHORTAGES:
-                time.sleep(
-                    POLL_SECONDS
-                )  # the connection waits in the kernel; to ask again at once would fill a processor
+                time.sleep(POLL_SECONDS)  # to ask again at once would fill a processor
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
