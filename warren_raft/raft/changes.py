@@ -138,11 +138,7 @@ class Changes:
         if not roster.has_settled_voters:
             return None
         return (
-            self._wanted_change()
-            or self._raising()
-            or self._promotion()
-            or self._certification()
-            or self._invitation()
+            self._wanted_change() or self._raising() or self._promotion() or self._certification() or self._invitation()
         )
 
     def _raising(self) -> Change | None:
