@@ -18,7 +18,7 @@ from typing import Any
 from tests.cluster.history import History, Write
 from tests.cluster.load import CONFLICT, NOTHING, OK, READ, UNKNOWN
 from tests.simulation.checkers.linearizability import Verdict, check_key
-from tests.simulation.history import Call
+from tests.simulation.history import NEVER, Call
 
 SHOWN = 5
 
@@ -198,12 +198,13 @@ def check_linearizability(history: History) -> Counter[str]:
         found[verdict.value] += 1
         if verdict is Verdict.VIOLATED:
             violations.append(f"{key}: {reason}")
+            print(f"the calls on {key}:", *sorted(of_key, key=lambda call: call.invoked), sep="\n  ")
     _require_none(violations, "records whose history is not linearizable")
     return found
 
 
 def _as_call(write: Write) -> Call:
-    argument, result = write.value, None
+    argument, result, returned = write.value, None, NEVER
     if write.operation == "increment":
         token, _, expected = write.detail
         argument = (expected, token)
@@ -215,4 +216,7 @@ def _as_call(write: Write) -> Call:
         result = tuple(write.answer)
     elif write.outcome == CONFLICT:
         result = ("conflict", write.answer)
-    return Call(write.writer, KINDS[write.operation], write.key, argument, write.begun, write.ended, result)
+    if result is not None:
+        returned = write.ended
+    # A caller that was told "perhaps" knows no end of its write: the write may take effect at any later time.
+    return Call(write.writer, KINDS[write.operation], write.key, argument, write.begun, returned, result)

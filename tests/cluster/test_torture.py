@@ -47,6 +47,19 @@ def test_a_stale_read_is_found(tmp_path: Path) -> None:
         check_linearizability(History(tmp_path).read())
 
 
+def test_a_write_without_a_known_end_may_take_effect_after_its_caller_was_told_so(tmp_path: Path) -> None:
+    """(Pins a fault of this check: the time at which the caller was told "perhaps" was taken for the end.)"""
+    journal(
+        tmp_path,
+        "m1-1-0-0",
+        ("slot put", "a", None, "ok", 1),
+        ("slot cas", "b", 1, "unknown", "no leader"),
+        ("read", None, None, "read", [1, "a"]),
+        ("read", None, None, "read", [2, "b"]),
+    )
+    assert check_linearizability(History(tmp_path).read()) == {"linearizable": 1}
+
+
 def test_a_condition_that_did_not_hold_is_found(tmp_path: Path) -> None:
     writes = [("slot put", "a", None, "ok", 1), ("slot put", "b", None, "ok", 2), ("slot cas", "c", 1, "ok", 3)]
     journal(tmp_path, "m1-1-0-0", *writes)

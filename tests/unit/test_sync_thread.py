@@ -12,7 +12,7 @@ import pytest
 
 from warren_raft.raft.events import Synced
 from warren_raft.raft.log.log import Batch
-from warren_raft.raft.sync_thread import WAIT_SECONDS, SyncThread
+from warren_raft.raft.sync_thread import QUICK_SECONDS, WAIT_SECONDS, SyncThread
 
 DEADLINE = 30.0
 
@@ -22,15 +22,25 @@ class Disk:
 
     def __init__(self, number: int = 1, *, hangs: bool = False, error: Exception | None = None) -> None:
         self.number = number
+        self.began: float | None = None
         self.let_go = threading.Event()
         self._error = error
         if not hangs:
             self.let_go.set()
 
     def write(self) -> None:
+        self.began = time.monotonic()
         assert self.let_go.wait(DEADLINE)
         if self._error is not None:
             raise self._error
+
+    def hang(self) -> None:
+        """Return when the write has hung for longer than a quick disk needs. On a busy machine it may begin late."""
+        deadline = time.monotonic() + DEADLINE
+        while self.began is None or time.monotonic() - self.began <= 2 * QUICK_SECONDS:
+            assert time.monotonic() < deadline, "the write never began"
+            time.sleep(QUICK_SECONDS)
+        self.let_go.set()
 
 
 class Rig:
@@ -89,7 +99,7 @@ def test_a_hanging_disk_is_waited_for_once_and_briefly(rig: Rig) -> None:
     begin = time.monotonic()
     assert rig.write(hanging) is None
     assert time.monotonic() - begin >= WAIT_SECONDS / 2
-    hanging.let_go.set()
+    hanging.hang()
     rig.run()
     assert [result.batch.number for result in rig.delivered] == [hanging.number]
     assert not rig.thread._is_quick
