@@ -49,6 +49,24 @@ def test_a_benchmark_gives_its_figures(name: str, options: tuple[str, ...], figu
     assert figure in json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.parametrize("option", [(), ("--plain-heartbeats",)])
+def test_the_large_cluster_gives_its_figures(option: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    size = ("--minutes", "0.02", "--nodes", "10", "--services", "20")
+    done = run("large_cluster", *size, *option, "--json", str(path), "--directory", str(tmp_path))
+    assert done.returncode in (0, MARK_MISSED), done.stderr
+    figures = json.loads(path.read_text())
+    assert figures["heartbeats_per_second"] > 0
+    assert figures["same_state_on_all"]
+    assert set(figures["marks"]) == {
+        "managers together, cores",
+        "scheduler pass max, ms",
+        "write p99, ms",
+        "elections",
+        "early expiries",
+    }
+
+
 @pytest.mark.parametrize("name", ["catchup", "hostile"])
 def test_a_long_benchmark_has_its_options(name: str) -> None:
     assert "--directory" in run(name, "--help").stdout
