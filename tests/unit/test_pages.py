@@ -9,6 +9,7 @@ import ast
 import io
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,3 +187,10 @@ def imported(path: Path) -> Iterator[Path]:
             if each.startswith(f"{PACKAGE.name}."):
                 file = ROOT / each.replace(".", "/")
                 yield from (found for found in (file.with_suffix(".py"), file / "__init__.py") if found.is_file())
+
+
+def test_the_changelog_has_each_change_once() -> None:
+    """Two branches that both add lines at the top can leave an older form of a line behind the newer one."""
+    lines = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("- ")]
+    beginnings = Counter(line[:50] for line in lines)
+    assert [beginning for beginning, count in beginnings.items() if count > 1] == []
