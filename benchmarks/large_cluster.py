@@ -53,6 +53,28 @@ SEED = 12
 MIB = 2**20
 WRITES = ("report", "user", "scheduler", "reconciler", "heartbeat")
 CORES_MARK, PASS_MARK_MS, WRITE_MARK_MS = 1.0, 500.0, 50.0
+SHOWN = {
+    "cores_managers": "cores, managers together",
+    "cores_of_each_manager": "",
+    "leader": "",
+    "cores_load_generator": "",
+    "writes_per_second": "",
+    "heartbeats_per_second": "",
+    "elections": "",
+    "early_expiries": "living nodes called down too early",
+    "late_beats": "living nodes called down after late beats",
+    "down_seconds_after_last_beat": "dead nodes called down, s after the last beat",
+    "log_entries_per_second": "",
+    "disk_writes_mib": "written to disk by the managers, MiB",
+    "directories_mib": "data directories before and after, MiB",
+    "anonymous_memory_mib": "anonymous memory before, after and at most, MiB",
+    "conflicts": "batches with a conflict, decided again later",
+    "failed": "calls that failed",
+    "passes_without_a_majority": "",
+    "happened": "",
+    "same_state_on_all": "same state on all managers",
+}
+"""The lines of the table behind its first part, and their labels if these are not the names."""
 
 
 def main() -> None:
@@ -104,7 +126,7 @@ class Cluster(common.Cluster):
         return {id_: rss_anon(manager.popen.pid) for id_, manager in self.managers.items()}
 
     def written(self) -> int:
-        """Bytes that the managers have written to files and sockets of the disk's file system."""
+        """Bytes that the managers have sent to the disk: log, state and snapshots. 0 if the directory is in memory."""
         return sum(_written(pid) for pid in self.pids())
 
     def on_disk(self) -> int:
@@ -467,8 +489,8 @@ def marks(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def table(figures: dict[str, Any]) -> str:
     about, heads = figures["machine"], ("count", "p50_ms", "p99_ms", "max_ms")
     lines = [
-        f"{figures['nodes']} nodes, {figures['services']} services, {figures['containers']} containers, heartbeats as "
-        f"{figures['heartbeats']}, {figures['seconds']:g} s",
+        f"{figures['nodes']} nodes, {figures['services']} services, {figures['containers']} containers; "
+        f"{figures['seconds']:g} s; heartbeats: {figures['heartbeats']}",
         f"{about['processor']}, {about['cores']} cores, Python {about['python']}, "
         f"fdatasync {figures['fdatasync_p50_ms']} ms",
         figures["disturbed"] or "other programs used next to nothing",
@@ -480,13 +502,8 @@ def table(figures: dict[str, Any]) -> str:
             shown = {"beat": "heartbeat call"}.get(name, f"write: {name}" if name in WRITES else name.replace("_", " "))
             lines.append(f"{shown:<28}" + "".join(f"{row[head]:>10}" for head in heads))
     lines.append("")
-    for name in (
-        *("cores_managers", "cores_of_each_manager", "leader", "cores_load_generator", "writes_per_second"),
-        *("heartbeats_per_second", "elections", "early_expiries", "late_beats", "down_seconds_after_last_beat"),
-        *("log_entries_per_second", "disk_writes_mib", "directories_mib", "anonymous_memory_mib", "conflicts"),
-        *("failed", "passes_without_a_majority", "happened", "same_state_on_all"),
-    ):
-        lines.append(f"{name.replace('_', ' '):<30}{figures[name]}")
+    for name, shown in SHOWN.items():
+        lines.append(f"{shown or name.replace('_', ' '):<48}{figures[name]}")
     lines.append("")
     for name, mark in figures["marks"].items():
         lines.append(

@@ -102,7 +102,7 @@ def plans(view: wr.View) -> list[Plan]:
     nodes = {node.id: node for node in view.list_nodes()}
     services = {service.id: service for service in view.list_services()}
     containers = defaultdict(list)
-    for container in view.iter_containers():
+    for container in view.list_containers():
         containers[container.service_id].append(container)
     found = [plan(service, containers.pop(service.id, ()), nodes) for service in services.values()]
     # The others belong to no service: somebody deleted one without its containers.
