@@ -194,7 +194,8 @@ class Manager(common.Manager):
 
 class Connection(asyncio.Protocol):
     """Requests of many nodes and users. A line of JSON each: [number, operation, arguments...]; answered by [number,
-    name of the error or null]. Events are [node, operation, id, state, ...]."""
+    name of the error or null]. Events are [node, "all", containers], [node, "put", container, wanted state, actual
+    state], [node, "gone", container] and [node, "status", status]."""
 
     def __init__(self, manager: Manager) -> None:
         self._manager, self._store = manager, manager.store
@@ -293,20 +294,22 @@ class Connection(asyncio.Protocol):
         await self._store.aio.modify(wr.Service, id_, lambda service: replace(service, **changes))
 
     async def _follow(self, id_: str) -> None:
-        """All containers of a node, then their changes."""
+        """All containers of a node, then the changes of their states."""
         with suppress(wr.Closed):
             while True:
                 with self._store.read() as view:
                     since, present = view.revision, view.list_containers_by_node(id_)
-                self._say([id_, "all", [[each.id, each.desired_state, each.actual_state] for each in present]])
+                known = {each.id: _states(each) for each in present}
+                self._say([id_, "all", [[each, *states] for each, states in known.items()]])
                 async with self._store.aio.watch(since, node=id_) as events:
                     with suppress(wr.WatchLost):  # too much was missed: everything again
                         async for event in events:
-                            if isinstance(event.entity, wr.Container):
-                                states = event.entity.desired_state, event.entity.actual_state
-                                self._say([id_, event.operation, event.id, *states])
-                            else:
-                                self._say([id_, event.operation, event.id])
+                            if not isinstance(event.entity, wr.Container) or event.operation == "left":
+                                known.pop(event.id, None)
+                                self._say([id_, "gone", event.id])
+                            elif known.get(event.id) != (states := _states(event.entity)):
+                                known[event.id] = states
+                                self._say([id_, "put", event.id, *states])
 
     async def _follow_nodes(self) -> None:
         """Nodes that become ready or down."""
@@ -318,3 +321,7 @@ class Connection(asyncio.Protocol):
                     if isinstance(event.entity, wr.Node) and known.get(event.id) != event.entity.status:
                         known[event.id] = event.entity.status
                         self._say([event.id, "status", event.entity.status])
+
+
+def _states(container: wr.Container) -> tuple[str, str]:
+    return container.desired_state, container.actual_state
