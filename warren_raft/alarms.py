@@ -30,6 +30,7 @@ AlarmName = Literal[
     "cluster-not-formed",
     "descriptors-low",
     "disk-low",
+    "disk-slow",
     "housekeeping-failed",
     "initial-members-differ",
     "lock-file-removed",

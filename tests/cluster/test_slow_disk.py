@@ -66,6 +66,7 @@ def test_a_follower_whose_disk_hangs_does_not_acknowledge(cluster: Cluster) -> N
     cluster.wait(lambda: cluster.status(leader)["pending_writes"] == 1, "the write to wait")
     before = cluster.status(leader)
     cluster.wait(lambda: cluster.status(slow)["log_entries"] == before["log_entries"], f"{slow} to hear of it")
+    cluster.wait(lambda: "disk-slow" in {each["name"] for each in cluster.status(slow)["alarms"]}, "the alarm")
     assert not waiting.done(), "acknowledged with one disk of three"
     cluster.call(slow, "release_disk")
     assert waiting.result(20) > 0

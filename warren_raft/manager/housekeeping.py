@@ -1,8 +1,8 @@
 """The background work of a manager, once a second: measuring, writing the state back, tidying, noticing changed files.
 
-Lives here: the thread and its chores, each a few lines. Not here: measuring (disk_space.py), the directory
-(data_dir/opening.py), the certificate (certificates/own.py). Invariant: each chore is tried in each round, even if
-another one failed; only an error that makes the manager unsafe ends the thread, and the manager.
+Lives here: the thread and its chores, each a few lines. Not here: measuring (disk_space.py, slow_disk.py), the
+directory (data_dir/opening.py), the certificate (certificates/own.py). Invariant: each chore is tried in each round,
+even if another one failed; only an error that makes the manager unsafe ends the thread, and the manager.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from warren_raft.disk.descriptors import RESERVE, limit
 from warren_raft.disk.shortage import shortage_of
 from warren_raft.errors import WarrenError
 from warren_raft.manager.disk_space import Space
+from warren_raft.manager.slow_disk import SlowDisk
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.reports import Report
 from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
@@ -48,6 +49,7 @@ class Housekeeping:
         opened: OpenedDirectory,
         engine: Engine,
         space: Space,
+        slow_disk: SlowDisk,
         certificate: OwnCertificate,
         alarms: Alarms,
         use_credentials: Callable[[Credentials], None],
@@ -76,6 +78,7 @@ class Housekeeping:
             self._look_at_certificate,
             self._note_ready,
             self._tidy,
+            slow_disk.look,
             self._look_at_foreign_readers,
             self.measure,
             self.remember,

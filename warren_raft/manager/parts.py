@@ -37,6 +37,7 @@ from warren_raft.manager.membership import MembershipCalls
 from warren_raft.manager.readiness import Readiness
 from warren_raft.manager.saving import Saving
 from warren_raft.manager.session import Call, Writes
+from warren_raft.manager.slow_disk import SlowDisk
 from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
@@ -200,6 +201,7 @@ class Parts:
             opened=self.opened,
             engine=driver.engine,
             space=self._space,
+            slow_disk=SlowDisk(str(self.config.data_dir), driver.syncs, driver.syncing_since, self.alarms),
             certificate=self.certificate,
             alarms=self.alarms,
             use_credentials=driver.set_credentials,

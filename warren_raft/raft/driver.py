@@ -182,6 +182,10 @@ class Driver(Generic[W]):
         """The batches of the log that were written, each with its sync."""
         return self._sync_thread.syncs
 
+    def syncing_since(self) -> float | None:
+        """When the batch that is being written to the log now began, on the monotonic clock; None: there is none."""
+        return self._sync_thread.writing_since
+
     @property
     def submitted(self) -> Collection[W]:
         """Writes that the raft thread has not taken yet. They change at any time: copy them before iterating."""

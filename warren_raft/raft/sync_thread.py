@@ -81,6 +81,8 @@ class SyncThread:
         """Set by the sync thread."""
         self.syncs: Final = Durations()
         """The batches that were written, or not: each with its sync."""
+        self.writing_since: float | None = None
+        """When the batch that is being written began, on the monotonic clock. Any thread may read it."""
         self._thread = threading.Thread(target=self._run, name=f"warren-raft-sync {node_id}", daemon=True)
 
     def start(self) -> None:
@@ -135,7 +137,7 @@ class SyncThread:
         self._call(self._ended)
 
     def _write(self, writing: _Writing) -> None:
-        begin = time.monotonic()
+        begin = self.writing_since = time.monotonic()
         batch, stamps = writing.batch, writing.stamps
         error: OSError | None = None
         if stamps is not None:
@@ -153,6 +155,7 @@ class SyncThread:
             )
             self._call(self._broken, problem)
             return
+        self.writing_since = None
         took = time.monotonic() - begin
         self.syncs.note(took)
         self._is_quick = took <= QUICK_SECONDS
