@@ -79,6 +79,8 @@ def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:
         shown["digest"] = shown["digest"][:DIGEST_SHOWN]
     if shown.get("certificate") is not None:
         shown["certificate"] = _certificate_line(shown["certificate"], wide=wide)
+    if shown.get("backup") is not None:
+        shown["backup"] = _backup_line(shown["backup"], wide=wide)
     lines = sorted(starmap(partial(_line, wide=wide), shown.items()), key=lambda line: isinstance(line[1], dict))
     print_fields([*lines, *(("alarm", _alarm_line(alarm, wide=wide)) for alarm in answer["alarms"])])
     if answer["members"]:
@@ -93,6 +95,20 @@ def _line(name: str, value: Any, *, wide: bool) -> tuple[str, Any]:
 def _certificate_line(certificate: Mapping[str, Any], *, wide: bool) -> str:
     ends = time_shown(certificate["not_after"], wide=wide)
     return f"expires {ends}, serial {certificate['serial']}, trust domain {certificate['trust_domain']}"
+
+
+def _backup_line(backup: Mapping[str, Any], *, wide: bool) -> str:
+    parts = ["none"]
+    if backup["saved_at"] is not None:
+        saved = time_shown(backup["saved_at"], wide=wide)
+        size = size_shown(backup["size_bytes"])
+        parts = [f"{saved if wide else f'{saved} old'}, index {backup['index']}, revision {backup['revision']}, {size}"]
+    if backup["unsaved_seconds"] is not None:
+        unsaved = backup["unsaved_seconds"]
+        parts.append(f"newer changes are {age(unsaved)} old" if unsaved else "holds every change")
+    if backup["failed_at"] is not None:
+        parts.append(f"last failure {time_shown(backup['failed_at'], wide=wide)}{'' if wide else ' ago'}")
+    return f"{', '.join(parts)}, in {backup['directory']}"
 
 
 def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:

@@ -23,6 +23,7 @@ Severity = Literal["warning", "critical"]
 AlarmName = Literal[
     "address-differs",
     "backup-failed",
+    "backup-old",
     "backup-order",
     "certificate-expired",
     "certificate-expires",

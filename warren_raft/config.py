@@ -133,6 +133,9 @@ class Config:
     backup_keep: int = 24
     """How many of the newest backups of this cluster are kept: 1 to 100,000. No other file is ever removed. Default 24:
     those of a day."""
+    backup_alarm_seconds: float | None = None
+    """If changes have been in no backup for more seconds than this, that is an alarm (backup-old): at least
+    `backup_every_seconds`. Default None: twice `backup_every_seconds` and one minute, so one backup may be late."""
 
     watchdog_alarm_seconds: float = 5.0
     """If the raft thread has done nothing for so many seconds (above 0), that is an alarm, and `is_leader` is False
@@ -233,7 +236,11 @@ class Config:
         self._check_duration("backup_every_seconds")
         if type(self.backup_keep) is not int or not 1 <= self.backup_keep <= MAX_BACKUPS:
             raise _wrong("backup_keep", f"must be a whole number from 1 to {MAX_BACKUPS}, not {self.backup_keep!r}")
-        for name in ("backup_every_seconds", "backup_keep"):
+        if self.backup_alarm_seconds is not None:
+            self._check_duration("backup_alarm_seconds")
+            if self.backup_alarm_seconds < self.backup_every_seconds:
+                raise _wrong("backup_alarm_seconds", "must be at least backup_every_seconds")
+        for name in ("backup_every_seconds", "backup_keep", "backup_alarm_seconds"):
             if self.backup_dir is None and getattr(self, name) != getattr(Config, name):
                 raise _wrong(name, "needs backup_dir: without one no backup is made")
 

@@ -79,6 +79,30 @@ class OwnSnapshot(Result):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackupStatus(Result):
+    """The backups in a manager's backup directory, as the manager last found them."""
+
+    directory: str
+    saved_at: datetime | None
+    """The moment whose state the newest backup of this cluster holds. None, also in the next four: none was found."""
+    age_seconds: float | None
+    index: int | None
+    """The index of the last log entry that it covers."""
+    revision: int | None
+    """The revision of the latest change in it."""
+    size_bytes: int | None
+    unsaved_seconds: float | None
+    """For how long the state has had changes that are in no backup; 0.0: it has none. None: this manager does not
+    lead."""
+    limit_seconds: float
+    """The alarm `backup-old` is raised when `unsaved_seconds` is above this."""
+    failed_at: datetime | None
+    """The last failed attempt of this process, also if a later one succeeded; None: none failed."""
+    failure: str
+    """Why that attempt failed; empty: none failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateStatus(Result):
     """The certificate that a manager uses now."""
 
@@ -179,6 +203,8 @@ class Status(Result):
     log_bytes: int
     snapshot: OwnSnapshot | None
     """None before the first one."""
+    backup: BackupStatus | None
+    """None if this manager has no backup directory."""
     fetching: Fetching | None
     """None if this manager is not fetching a snapshot."""
     full: bool

@@ -7,13 +7,17 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_support import Ran, StartManager, free_addresses
 
+from warren_raft.results import BackupStatus
 from warren_raft_cli.main import run
+from warren_raft_cli.status import print_status
 
 WAIT_SECONDS = 60
 IDS = ("m1", "m2", "m3")
@@ -121,6 +125,36 @@ def test_an_alarm_is_a_degraded_cluster(start_manager: StartManager, status: Sta
         rf"degraded: m1 leads term \d+, 1 of 1 connected, tolerates 0 failures; backup-failed {re.escape(str(missing))}"
     )
     wait_verdict(status, tmp_path / "m1", 1, line)
+
+
+def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    manager: dict[str, Any] = {"verdict": {"state": "healthy", "text": "m1 leads"}, "alarms": [], "members": []}
+    backup = BackupStatus(
+        directory="/mnt/backup",
+        saved_at=datetime.now(UTC) - timedelta(minutes=12.5),
+        age_seconds=750.0,
+        index=7,
+        revision=6,
+        size_bytes=2 << 20,
+        unsaved_seconds=0.0,
+        limit_seconds=7260.0,
+        failed_at=None,
+        failure="",
+    )
+
+    def line(**differing: Any) -> str:
+        print_status(manager | {"backup": replace(backup, **differing).to_json()})
+        return capsys.readouterr().out.splitlines()[-1].removeprefix("backup  ")
+
+    at = "12m old, index 7, revision 6, 2.0 MiB"
+    assert line() == f"{at}, holds every change, in /mnt/backup"
+    assert line(unsaved_seconds=61.0) == f"{at}, newer changes are 1m old, in /mnt/backup"
+    assert line(unsaved_seconds=None) == f"{at}, in /mnt/backup"
+    failed_at = datetime.now(UTC) - timedelta(seconds=3700)
+    none: dict[str, Any] = dict.fromkeys(("saved_at", "age_seconds", "index", "revision", "size_bytes"))
+    assert line(**none, failed_at=failed_at, failure="no space") == (
+        "none, holds every change, last failure 1h ago, in /mnt/backup"
+    )
 
 
 def test_it_says_which_process_answers_and_since_when(status: Status, manager: Path) -> None:

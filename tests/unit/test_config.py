@@ -108,6 +108,9 @@ def test_a_config_can_be_sent_to_a_spawned_process_copied_and_altered() -> None:
         ({"backup_keep": 0}, "backup_keep"),
         ({"backup_keep": 2.5}, "backup_keep"),
         ({"backup_keep": 100_001}, "backup_keep"),
+        ({"backup_dir": "b", "backup_alarm_seconds": 3599}, "backup_alarm_seconds"),
+        ({"backup_dir": "b", "backup_alarm_seconds": "2h"}, "backup_alarm_seconds"),
+        ({"backup_alarm_seconds": 7200}, "backup_alarm_seconds"),
         ({"backup_keep": 7}, "backup_keep"),  # without a backup_dir: somebody believes that there are backups
         ({"backup_every_seconds": 60}, "backup_every_seconds"),
     ],

@@ -72,6 +72,25 @@ def test_a_backup_directory_that_hangs_does_not_keep_a_manager_from_closing(
     server_is_back.set()
 
 
+def test_a_backup_directory_that_hangs_is_an_alarm_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the backups hangs, so another thread has to say that no backup is made."""
+    server_is_back = threading.Event()
+    monkeypatch.setattr(backups, "_require_writable", lambda _directory: server_is_back.wait(120))
+    config = alone(tmp_path / "m1", backup_dir=tmp_path / "b", backup_every_seconds=0.1, backup_alarm_seconds=0.1)
+    try:
+        with ReplicatedStore(config) as store:
+            wait_until(lambda: any(alarm.name == "backup-old" for alarm in store.alarms), "the alarm")
+            backup = store.status().backup
+            assert backup is not None
+            assert backup.saved_at is None
+            assert backup.unsaved_seconds is not None
+            assert backup.unsaved_seconds > 0
+            server_is_back.set()
+            wait_until(lambda: store.alarms == (), "the end of the alarm")
+    finally:
+        server_is_back.set()
+
+
 def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """(Pins a bug: one EMFILE while the start was noted, and the state was never written back again.)"""
     config = alone(tmp_path, checkpoint_interval_seconds=0.05)

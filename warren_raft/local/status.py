@@ -66,6 +66,7 @@ def status_of(
         log_entries=0,
         log_bytes=0,
         snapshot=None,
+        backup=None,
         fetching=None,
         full=False,
         digests_compared={},

@@ -25,6 +25,7 @@ from warren_raft.manager.disk_space import Space
 from warren_raft.manager.slow_disk import SlowDisk
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.reports import Report
+from warren_raft.snapshots.backups import Backups
 from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.support.log_lines import log_event
 
@@ -52,6 +53,7 @@ class Housekeeping:
         slow_disk: SlowDisk,
         certificate: OwnCertificate,
         alarms: Alarms,
+        backups: Backups | None,
         use_credentials: Callable[[Credentials], None],
         stop_manager: Callable[[WarrenError], None],
     ) -> None:
@@ -62,6 +64,7 @@ class Housekeeping:
         self._space = space
         self._certificate = certificate
         self._alarms = alarms
+        self._backups = backups
         self._use_credentials = use_credentials
         self._stop_manager = stop_manager
         self._foreign_readers = ForeignReaders(alarms)
@@ -80,6 +83,7 @@ class Housekeeping:
             self._tidy,
             slow_disk.look,
             self._look_at_foreign_readers,
+            self._look_at_backups,
             self.measure,
             self.remember,
             self._write_back,
@@ -159,6 +163,10 @@ class Housekeeping:
         if self._foreign_readers.look(self._opened.database) and now >= self._renew_at:
             self._renew_at = now + RENEW_AGAIN_SECONDS
             self._engine.renewal_wanted = True
+
+    def _look_at_backups(self) -> None:
+        if self._backups is not None:  # its own thread may hang with the disk of the backup directory
+            self._backups.watch()
 
     def _note_failed(self, error: Exception) -> None:
         """The error may last for days: log one traceback, and raise an alarm that ends when the error has not come

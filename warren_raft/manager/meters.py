@@ -63,10 +63,13 @@ def _state(parts: Parts) -> StateMeters | None:
 
 
 def _backups(backups: Backups) -> BackupMeters:
-    newest = backups.newest
+    freshness = backups.freshness
+    newest = freshness.newest
     return BackupMeters(
         saved=backups.saved,
         failed=backups.failed,
         newest_at=None if newest is None else newest.created_at,
         newest_bytes=0 if newest is None else newest.size_bytes,
+        unsaved_seconds=freshness.unsaved_seconds,
+        limit_seconds=freshness.limit_seconds,
     )

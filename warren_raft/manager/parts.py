@@ -196,6 +196,7 @@ class Parts:
         self.heartbeats = Heartbeats(
             node_id, life, driver.engine, self.calls, leases=lambda: self.opened.machine.leases
         )
+        self.backups = self.saving.backups(self.alarms)
         self._housekeeping = Housekeeping(
             version=self._version,
             opened=self.opened,
@@ -204,6 +205,7 @@ class Parts:
             slow_disk=SlowDisk(str(self.config.data_dir), driver.syncs, driver.syncing_since, self.alarms),
             certificate=self.certificate,
             alarms=self.alarms,
+            backups=self.backups,
             use_credentials=driver.set_credentials,
             stop_manager=self._stop_manager,
         )
@@ -224,7 +226,6 @@ class Parts:
             self._pages.start()
         self._housekeeper = self._started("warren-raft-housekeeping", self._housekeeping.run)
         self._judge = self._started("warren-raft-heartbeats", self.heartbeats.run)
-        self.backups = self.saving.backups(self.alarms)
         if self.backups is not None:
             self._backups = self._started("warren-raft-backups", self.backups.run)
         self._watchdog = Watchdog(

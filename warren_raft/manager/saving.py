@@ -16,8 +16,9 @@ from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.readiness import Readiness
 from warren_raft.raft.engine import Engine
-from warren_raft.snapshots.backups import Backups, Position
+from warren_raft.snapshots.backups import Backups
 from warren_raft.snapshots.file import SnapshotInfo
+from warren_raft.snapshots.freshness import Position
 from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.store.database import Database
 
@@ -69,17 +70,17 @@ class Saving:
             config.backup_dir,
             every_seconds=config.backup_every_seconds,
             keep=config.backup_keep,
+            limit_seconds=config.backup_alarm_seconds or 2 * config.backup_every_seconds + 60,
             position=self._position,
+            leads=lambda: self._readiness.is_leader,
             take=self.snapshot,
             alarms=alarms,
             files=self._files,
         )
 
     def _position(self) -> Position | None:
-        if not self._readiness.is_leader:
-            return None
         committed = self._opened.machine.committed
-        if committed.cluster_id is None:  # it leads, and the cluster forms with its first entries
+        if committed.cluster_id is None:  # the cluster forms with its first entries
             return None
         return Position(committed.cluster_id, committed.revision, committed.digest.hex())
 

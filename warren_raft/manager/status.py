@@ -21,6 +21,7 @@ from warren_raft.manager.verdict import verdict_of
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.reports import Report
 from warren_raft.results import (
+    BackupStatus,
     CertificateStatus,
     Fetching,
     MemberAlarm,
@@ -39,6 +40,7 @@ def status_of(
     engine: Engine,
     *,
     certificate: CertificateStatus | None,
+    backup: BackupStatus | None,
     alarms: Sequence[Alarm],
     failure: WarrenError | None,
     is_stuck: bool,
@@ -79,6 +81,7 @@ def status_of(
         log_entries=log.entry_count,
         log_bytes=log.size_bytes,
         snapshot=_snapshot(opened.keeper.newest),
+        backup=backup,
         fetching=_fetching(engine.fetching),
         full=engine.is_full,
         digests_compared=dict(engine.compared_digests),

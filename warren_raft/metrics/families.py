@@ -150,9 +150,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "warren_backup_last_success_timestamp_seconds",
         "gauge",
         "",
-        "When the newest backup was saved, as this manager knew when it last led. No sample: it knows of none.",
+        "When the newest backup in this manager's backup directory was saved. No sample: it knows of none.",
     ),
     _family("warren_backup_last_size_bytes", "gauge", "", "Size of that backup."),
+    _family(
+        "warren_backup_unsaved_seconds",
+        "gauge",
+        "",
+        "For how long the state has had changes that are in no backup; 0: it has none. No sample: it does not lead.",
+    ),
+    _family(
+        "warren_backup_unsaved_limit_seconds", "gauge", "", "Beyond so many seconds the alarm `backup-old` is raised."
+    ),
     _family("warren_backups_total", "counter", "result", "Backups by this process; result is ok or error."),
     # The rest
     _family("warren_alarms", "gauge", "name severity", "Raised alarms by name. No sample: the alarm is not raised."),

@@ -47,6 +47,9 @@ class BackupMeters:
     failed: int
     newest_at: datetime | None
     newest_bytes: int
+    unsaved_seconds: float | None
+    """None: the manager does not lead."""
+    limit_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

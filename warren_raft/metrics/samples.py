@@ -127,6 +127,9 @@ def _backups(backups: BackupMeters) -> Found:
     if backups.newest_at is not None:
         found["warren_backup_last_success_timestamp_seconds"] = _one(backups.newest_at.timestamp())
         found["warren_backup_last_size_bytes"] = _one(backups.newest_bytes)
+    found["warren_backup_unsaved_limit_seconds"] = _one(backups.limit_seconds)
+    if backups.unsaved_seconds is not None:
+        found["warren_backup_unsaved_seconds"] = _one(backups.unsaved_seconds)
     return found
 
 

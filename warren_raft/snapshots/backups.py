@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from warren_raft.alarms import Alarms
 from warren_raft.disk.durable import rename
@@ -25,6 +25,7 @@ from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
 from warren_raft.snapshots.file import Path, SnapshotInfo, read_manifest
+from warren_raft.snapshots.freshness import Freshness, Position, position_of
 from warren_raft.snapshots.saving import remove_leftovers
 from warren_raft.support import timeouts
 from warren_raft.support.log_lines import log_event
@@ -37,24 +38,19 @@ MISORDERED: Final = "backup-order"
 RETRY_SECONDS: Final = 60.0  # after a failure: the disk may be full for a moment only
 
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
-_NAME: Final = re.compile(r"warren-\d{8}T\d{6}Z-\d{16,20}\.mdb\Z")
+_NAME: Final = re.compile(r"warren-\d{8}T\d{6}Z-(\d{16,20})\.mdb\Z")
 _PART: Final = re.compile(r"warren-\d{8}T\d{6}Z\.part(\.[0-9a-f]{8}\.part)?\Z")
 
 
-class Position(NamedTuple):
-    """The position and content of the state. Two equal positions need only one backup."""
-
-    cluster_id: str | None
-    revision: int
-    digest: str
-
-
 class Backups:
-    """`run` belongs to one thread. The alarm "backup-failed" lasts while the last attempt failed, or the next one would
-    fail. The alarm "backup-order" lasts while the file that sorts last is not the newest backup.
+    """`run` belongs to one thread, `watch` to another one. The alarm "backup-failed" lasts while the last attempt
+    failed, or the next one would fail. The alarm "backup-order" lasts while the file that sorts last is not the newest
+    backup.
 
-    `position` returns the position of the state, None if this manager does not lead. `take` saves a verified snapshot
-    to a path and returns its manifest. `now` is the time in UTC. `alarms`: the manager's; None: a registry of its own.
+    `position` returns the position of the state, None before the cluster is formed. `leads`: whether this manager
+    leads. `take` saves a verified snapshot to a path and returns its manifest. `now` is the time in UTC.
+    `limit_seconds`: for how long changes may be in no backup before there is an alarm. `alarms`: the manager's; None: a
+    registry of its own.
     """
 
     def __init__(
@@ -63,7 +59,9 @@ class Backups:
         *,
         every_seconds: float,
         keep: int,
+        limit_seconds: float,
         position: Callable[[], Position | None],
+        leads: Callable[[], bool],
         take: Callable[[str], SnapshotInfo],
         alarms: Alarms | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -77,19 +75,23 @@ class Backups:
         self._every = every_seconds
         self._keep = keep
         self._position = position
+        self._leads = leads
         self._take = take
         self._now = now
         self._files = files
         self._checked_at: datetime | None = None
         self.saved = self.failed = 0
         """Attempts of this process."""
-        self.newest: SnapshotInfo | None = None
-        """The newest backup, as this manager found it when it last led; None: none, or it has not led yet."""
+        self.freshness: Final = Freshness(self.directory, limit_seconds=limit_seconds, alarms=self._alarms, now=now)
 
     @property
     def alarm(self) -> str | None:
         """The text of the first alarm about this directory; None if there is none."""
         return next((alarm.text for alarm in self._alarms.active if alarm.subject == self.directory), None)
+
+    def watch(self) -> None:
+        """Compare the newest backup with the state, and raise an alarm if it is too old. Reads no disk."""
+        self.freshness.look(self._position() if self._leads() else None)
 
     def run(self, stop: threading.Event) -> None:
         """Save backups until `stop` is set, which also ends a running backup if `take` checks it."""
@@ -102,7 +104,7 @@ class Backups:
         """Save a backup if it is due. Returns the seconds until the next call. Never raises: it raises an alarm and
         retries."""
         position = self._position()
-        if position is None:
+        if position is None or not self._leads():
             self._alarms.clear_alarm(MISORDERED, self.directory)
             self._check()
             return POLL_SECONDS
@@ -123,6 +125,7 @@ class Backups:
 
     def _failed(self, error: Exception) -> None:
         self.failed += 1
+        self.freshness.note_failure(self._reason(error))
         self._alarm(f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {self._reason(error)}")
 
     def _works(self) -> None:
@@ -134,17 +137,17 @@ class Backups:
         self._alarms.raise_alarm(FAILED, text, subject=self.directory)
 
     def _check(self) -> None:
-        """Whether this manager could save a backup if it led. Checked once, and while it could not, at times again."""
+        """Once a minute: whether this manager could save a backup if it led, and which backup is the newest there."""
         now = self._now()
-        if self._checked_at is not None:
-            age = (now - self._checked_at).total_seconds()
-            if not self._fails or 0 <= age < RETRY_SECONDS:
-                return
+        if self._checked_at is not None and 0 <= (now - self._checked_at).total_seconds() < RETRY_SECONDS:
+            return
         self._checked_at = now
         try:
             _require_writable(self.directory)
+            self.freshness.note(self._newest_by_name())
             self._works()
         except OSError as error:
+            self.freshness.note_failure(self._reason(error))
             self._alarm(f"no backup can be saved to {self.directory}: {self._reason(error)}")
 
     def _reason(self, error: Exception) -> str:
@@ -161,19 +164,35 @@ class Backups:
         self._compare_names(backups)
         # A backup that is ahead of this state is from before the cluster was set back: it does not hold the present
         # state.
-        of_this_state = [manifest for _, manifest in backups if manifest.revision <= position.revision]
-        self.newest = of_this_state[0] if of_this_state else None
-        if self.newest is not None:
-            newest = self.newest
+        newest = next((manifest for _, manifest in backups if manifest.revision <= position.revision), None)
+        self.freshness.note(newest)
+        if newest is not None:
             age = (now - newest.created_at).total_seconds()
             if 0 <= age < self._every:
                 return self._every - age
-            if Position(newest.cluster_id, newest.revision, newest.digest) == position:
+            if position_of(newest) == position:
                 return self._every
         remove_leftovers(self.directory, _PART, now=now.timestamp(), files=self._files)
         saved, cluster_id = self._back_up(now)
         self._compare_names(self._prune(self._backups(cluster_id), saved))
         return self._every
+
+    def _newest_by_name(self) -> SnapshotInfo | None:
+        """The newest backup of this state, of the indexes in the names: a manager that does not lead reads no more
+        manifests than that needs."""
+        position = self._position()
+        if position is None:
+            return None
+        try:
+            found = filter(None, map(_NAME.match, self._files.list_directory(self.directory)))
+        except FileNotFoundError:  # the first leader makes it
+            return None
+        for match in sorted(found, key=lambda match: int(match[1]), reverse=True):
+            with suppress(WarrenError, OSError):  # a damaged file: the leader's log names it
+                manifest = read_manifest(os.path.join(self.directory, match.string))
+                if manifest.cluster_id == position.cluster_id:
+                    return manifest
+        return None
 
     def _backups(self, cluster_id: str | None) -> list[tuple[str, SnapshotInfo]]:
         """The backups of this cluster, the newest first: the one that covers the most of the log."""
@@ -216,7 +235,7 @@ class Backups:
             raise RefusedForSafety(f"{path} exists already, and {part} was to get its name")
         rename(part, path, files=self._files)
         self.saved += 1
-        self.newest = manifest
+        self.freshness.note(manifest)
         log_event(logger, logging.INFO, "backup saved", path=path, index=manifest.index, bytes=manifest.size_bytes)
         return path, manifest.cluster_id
 

@@ -21,9 +21,9 @@ from warren_raft.snapshots.backups import (
     POLL_SECONDS,
     RETRY_SECONDS,
     Backups,
-    Position,
 )
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest, write
+from warren_raft.snapshots.freshness import Position
 from warren_raft.snapshots.saving import LEFTOVER_SECONDS
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database
@@ -45,7 +45,7 @@ class World:
 
     def position(self) -> Position | None:
         machine = StateMachine(self.database)
-        return Position(machine.cluster_id, machine.revision, machine.digest.hex()) if self.leads else None
+        return Position(machine.cluster_id, machine.revision, machine.digest.hex())
 
     def take(self, path: str) -> SnapshotInfo:
         self.taken += 1
@@ -58,7 +58,9 @@ class World:
             self.directory,
             every_seconds=HOUR,
             keep=keep,
+            limit_seconds=2 * HOUR,
             position=self.position,
+            leads=lambda: self.leads,
             take=self.take,
             alarms=self.alarms,
             now=lambda: self.now,
@@ -248,6 +250,93 @@ def test_another_clusters_backup_does_not_count_as_ours(world: World, tmp_path: 
     assert world.taken == 2
 
 
+# ---- how old the newest backup is
+
+
+def test_changes_that_are_in_no_backup_for_too_long_are_an_alarm_of_the_leader(world: World) -> None:
+    backups = world.backups()
+    backups.look()
+    world.now += timedelta(hours=5)
+    backups.watch()
+    assert backups.freshness.unsaved_seconds == 0, "nothing has changed, so the old backup is enough"
+    world.change()
+    world.now += timedelta(hours=2)
+    backups.watch()
+    assert world.alarm is None
+    world.now += timedelta(seconds=1)
+    backups.watch()
+    assert backups.freshness.unsaved_seconds == 2 * HOUR + 1
+    assert world.alarm is not None
+    assert world.alarm.startswith(f"the newest backup is of 2026-11-22T15:00:00Z in {world.directory}, and changes ")
+    assert "limit of 2:00:00 are in no backup: no attempt has failed, so the disk may hang (ls " in world.alarm
+    world.leads = False
+    backups.watch()
+    assert world.alarm is None
+    assert backups.freshness.unsaved_seconds is None
+    world.leads = True
+    backups.watch()
+    assert world.alarm is not None
+    backups.look()
+    backups.watch()
+    assert world.alarm is None
+    assert backups.freshness.unsaved_seconds == 0
+
+
+def test_without_any_backup_the_age_counts_from_the_first_look(world: World) -> None:
+    backups = world.backups()
+    world.failure = OSError(errno.EIO, "Input/output error")
+    backups.look()
+    backups.watch()
+    world.now += timedelta(hours=3)
+    backups.watch()
+    (alarm,) = [alarm for alarm in world.alarms.active if alarm.name == "backup-old"]
+    assert alarm.text.startswith(f"there is no backup in {world.directory}, and changes that are older than the limit ")
+    assert alarm.text.endswith("failed at 2026-11-22T15:00:00Z: [Errno 5] Input/output error")
+
+
+def test_the_status_has_the_newest_backup_by_content_and_the_last_failure(world: World) -> None:
+    backups = world.backups()
+    none = backups.freshness.status()
+    assert (none.saved_at, none.age_seconds, none.index, none.failure) == (None, None, None, "")
+    first = world.now
+    backups.look()
+    world.change()
+    world.now += timedelta(hours=1)
+    world.failure = StorageFull("no space left")
+    backups.look()
+    backups.watch()
+    status = backups.freshness.status()
+    manifest = read_manifest(world.directory / world.names()[0])
+    assert (status.index, status.revision, status.size_bytes) == (
+        manifest.index,
+        manifest.revision,
+        manifest.size_bytes,
+    )
+    assert (status.saved_at, status.age_seconds, status.unsaved_seconds) == (first, HOUR, HOUR)
+    assert (status.failed_at, status.failure) == (world.now, "no space left")
+    assert status.to_json()["saved_at"] == "2026-11-22T15:00:00Z"
+
+
+def test_a_follower_finds_the_newest_backup_of_its_cluster_once_a_minute(world: World, tmp_path: Path) -> None:
+    made = make(world, 2, keep=3)
+    with small_state(tmp_path / "another") as database:
+        with database.write() as transaction:
+            transaction.store("meta", b"cluster_id", b"another cluster")
+        another = world.directory / "warren-20200101T000000Z-9999999999999999.mdb"
+        write(database, another, created_at=world.now, node_id="n1", quorum=True)
+    world.leads = False
+    follower = world.backups()
+    follower.look()
+    newest = follower.freshness.newest
+    assert newest is not None
+    assert newest == read_manifest(world.directory / made[-1])
+    world.leads = True
+    make(world, 1, keep=3)
+    world.leads = False
+    follower.look()
+    assert follower.freshness.newest != newest
+
+
 # ---- failures
 
 
@@ -272,7 +361,14 @@ def test_a_failure_is_told_and_tried_again(world: World, failure: Exception, cap
 
 def test_without_a_registry_of_alarms_the_backups_tell_their_own(world: World) -> None:
     backups = Backups(
-        world.directory, every_seconds=HOUR, keep=3, position=world.position, take=world.take, now=lambda: world.now
+        world.directory,
+        every_seconds=HOUR,
+        keep=3,
+        limit_seconds=2 * HOUR,
+        position=world.position,
+        leads=lambda: True,
+        take=world.take,
+        now=lambda: world.now,
     )
     world.failure = OSError(errno.EIO, "Input/output error")
     backups.look()
