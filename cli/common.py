@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Collection, Sequence
 from types import MappingProxyType
@@ -352,6 +353,23 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
             self.fail(error.reason, param, ctx)
 
 
+class WordsType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A program and its arguments in one text, with the quotes of a shell."""
+
+    name = "command"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            words = tuple(shlex.split(value))
+        except ValueError as error:
+            self.fail(f"{value!r} cannot be read: {error}".lower(), param, ctx)
+        if not words or not words[0]:
+            self.fail("it names no program", param, ctx)
+        return words
+
+
 class InputType(click.File):
     """A file to read as bytes; - is stdin."""
 
@@ -381,6 +399,7 @@ SETTING_OPTIONS: Final = MappingProxyType(
         "backup_dir": "--backup-dir",
         "backup_every_seconds": "--backup-every",
         "backup_keep": "--backup-keep",
+        "backup_command": "--backup-command",
     }
 )
 """Names of settings -> the options that give them."""

@@ -6,6 +6,7 @@ the settings that are shown.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields
 from typing import Any
 
@@ -47,10 +48,14 @@ def _shown(value: object) -> Any:
     """The value as JSON has it."""
     if isinstance(value, bool | int | float | None):
         return value
+    if isinstance(value, tuple):
+        return list(value)
     return dict(value.items()) if hasattr(value, "items") else str(value)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{id_}={address}" for id_, address in value.items())
+    if isinstance(value, list):
+        return shlex.join(value) or "-"
     return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

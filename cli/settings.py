@@ -28,6 +28,7 @@ from .common import (
     DurationType,
     MemberType,
     WholeNumberType,
+    WordsType,
     is_data_dir_typed,
     named_data_dir,
     setting_problem,
@@ -101,6 +102,12 @@ _OPTIONS: Final = (
         help="Keep the newest N backups.  [default: 24]",
     ),
     click.option(
+        "--backup-command",
+        type=WordsType(),
+        metavar="COMMAND",
+        help="Run it after each backup, with the file's path as its last argument. No shell reads it.",
+    ),
+    click.option(
         "--config",
         "config_file",
         type=click.Path(exists=True, dir_okay=False),
@@ -148,11 +155,13 @@ def gathered(options: Mapping[str, Any]) -> Gathered:
         "backup_dir": _expanded(options["backup_dir"]),
         "backup_every_seconds": options["backup_every"],
         "backup_keep": options["backup_keep"],
+        "backup_command": options["backup_command"],
     }
     sources = [_Source("option", {name: value for name, value in typed.items() if value is not None})]
     config = _config(config_file, sources)
-    for option, value in (("--backup-every", options["backup_every"]), ("--backup-keep", options["backup_keep"])):
-        if value is not None and config.backup_dir is None:
+    for name in ("backup_every", "backup_keep", "backup_command"):
+        option = f"--{name.replace('_', '-')}"
+        if options[name] is not None and config.backup_dir is None:
             raise click.UsageError(f"{option} needs --backup-dir: without it no backup is made")
     return Gathered(config, {field.name: _origin(field.name, sources) for field in fields(Config)})
 

@@ -108,7 +108,18 @@ def _backup_line(backup: Mapping[str, Any], *, wide: bool) -> str:
         parts.append(f"newer changes are {age(unsaved)} old" if unsaved else "holds every change")
     if backup["failed_at"] is not None:
         parts.append(f"last failure {time_shown(backup['failed_at'], wide=wide)}{'' if wide else ' ago'}")
-    return f"{', '.join(parts)}, in {backup['directory']}"
+    return f"{', '.join(parts)}, in {backup['directory']}{_command_text(backup['command'], wide=wide)}"
+
+
+def _command_text(command: Mapping[str, Any] | None, *, wide: bool) -> str:
+    if command is None:
+        return ""
+    if command["running_seconds"] is not None:
+        return f"; its command has run for {age(command['running_seconds'])}"
+    if command["succeeded_at"] is None:
+        return "; its command has not succeeded yet"
+    at = time_shown(command["succeeded_at"], wide=wide)
+    return f"; its command succeeded {at}{'' if wide else ' ago'} for index {command['index']}"
 
 
 def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:

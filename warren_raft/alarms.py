@@ -22,6 +22,7 @@ logger = logging.getLogger("warren_raft.alarms")
 Severity = Literal["warning", "critical"]
 AlarmName = Literal[
     "address-differs",
+    "backup-command-failed",
     "backup-failed",
     "backup-old",
     "backup-order",

@@ -11,7 +11,7 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -133,6 +133,11 @@ class Config:
     backup_keep: int = 24
     """How many of the newest backups of this cluster are kept: 1 to 100,000. No other file is ever removed. Default 24:
     those of a day."""
+    backup_command: Sequence[str] = ()
+    """A command that runs after each backup, for instance to copy the file to another host: a program and its
+    arguments. The path of the file is added as the last argument, and facts about it are in the environment
+    (docs/backups.md). No shell reads it. It may run for `backup_every_seconds`, at least for ten minutes. If it fails,
+    that is an alarm, and it runs again every minute. Default (): none."""
     backup_alarm_seconds: float | None = None
     """If changes have been in no backup for more seconds than this, that is an alarm (backup-old): at least
     `backup_every_seconds`. Default None: twice `backup_every_seconds` and one minute, so one backup may be late."""
@@ -240,9 +245,22 @@ class Config:
             self._check_duration("backup_alarm_seconds")
             if self.backup_alarm_seconds < self.backup_every_seconds:
                 raise _wrong("backup_alarm_seconds", "must be at least backup_every_seconds")
-        for name in ("backup_every_seconds", "backup_keep", "backup_alarm_seconds"):
+        self._fix_command()
+        for name in ("backup_every_seconds", "backup_keep", "backup_alarm_seconds", "backup_command"):
             if self.backup_dir is None and getattr(self, name) != getattr(Config, name):
                 raise _wrong(name, "needs backup_dir: without one no backup is made")
+
+    def _fix_command(self) -> None:
+        """The program of `backup_command` must be the same after a chdir too, if its name has a directory."""
+        command: object = self.backup_command
+        if not isinstance(command, list | tuple) or not all(isinstance(word, str) for word in command):
+            raise _wrong("backup_command", f"must be a list of a program and its arguments, not {command!r:.80}")
+        if any("\0" in word for word in command) or (command and not command[0]):
+            raise _wrong("backup_command", "needs the name of a program, and no argument with a zero byte")
+        object.__setattr__(self, "backup_command", tuple(command))
+        if command and "/" in command[0]:
+            program = absolute(os.path.expanduser(command[0]))
+            object.__setattr__(self, "backup_command", (program, *command[1:]))
 
     def _fix_path(self, field: str, value: object, kind: str = "directory") -> None:
         """Make the name absolute: every part of a manager must mean the same place, even after a chdir."""

@@ -79,6 +79,21 @@ class OwnSnapshot(Result):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackupCommandStatus(Result):
+    """The command that runs after each backup, as this process has run it."""
+
+    succeeded_at: datetime | None
+    index: int | None
+    """The index of the backup for which it last succeeded."""
+    failed_at: datetime | None
+    """The last failed run, also if a later one succeeded; None: none failed."""
+    failure: str
+    """Why that run failed, without its output; empty: none failed."""
+    running_seconds: float | None
+    """None: it does not run now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackupStatus(Result):
     """The backups in a manager's backup directory, as the manager last found them."""
 
@@ -100,6 +115,8 @@ class BackupStatus(Result):
     """The last failed attempt of this process, also if a later one succeeded; None: none failed."""
     failure: str
     """Why that attempt failed; empty: none failed."""
+    command: BackupCommandStatus | None
+    """None: no command runs after a backup."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

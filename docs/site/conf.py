@@ -34,6 +34,7 @@ FAMILIES: Final = {
         "An orchestrator to copy from <examples/orchestrator/README>",
         "docs/heartbeats",
         "Three hosts, certificates <docs/certificates>",
+        "Backups <docs/backups>",
         "Lost and moved managers <docs/recovery>",
         "docs/disk-full",
         "docs/upgrade",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from cli_support import Ran, StartManager, free_addresses
 
-from warren_raft.results import BackupStatus
+from warren_raft.results import BackupCommandStatus, BackupStatus
 from warren_raft_cli.main import run
 from warren_raft_cli.status import print_status
 
@@ -140,6 +140,7 @@ def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[st
         limit_seconds=7260.0,
         failed_at=None,
         failure="",
+        command=None,
     )
 
     def line(**differing: Any) -> str:
@@ -150,6 +151,16 @@ def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[st
     assert line() == f"{at}, holds every change, in /mnt/backup"
     assert line(unsaved_seconds=61.0) == f"{at}, newer changes are 1m old, in /mnt/backup"
     assert line(unsaved_seconds=None) == f"{at}, in /mnt/backup"
+    done = BackupCommandStatus(
+        succeeded_at=datetime.now(UTC) - timedelta(minutes=11.5),
+        index=7,
+        failed_at=None,
+        failure="",
+        running_seconds=None,
+    )
+    assert line(command=done).endswith("in /mnt/backup; its command succeeded 11m ago for index 7")
+    assert line(command=replace(done, running_seconds=61.0)).endswith("in /mnt/backup; its command has run for 1m")
+    assert line(command=replace(done, succeeded_at=None)).endswith("/mnt/backup; its command has not succeeded yet")
     failed_at = datetime.now(UTC) - timedelta(seconds=3700)
     none: dict[str, Any] = dict.fromkeys(("saved_at", "age_seconds", "index", "revision", "size_bytes"))
     assert line(**none, failed_at=failed_at, failure="no space") == (

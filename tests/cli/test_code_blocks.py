@@ -48,6 +48,11 @@ BLOCKS = {
         README + "test_the_commands_for_three_hosts_are_those_of_the_page_that_is_tested",
         HERE + "test_a_manager_imports_the_data_of_a_warren_and_saves_them",
     ),
+    "docs/backups.md": (
+        "not run: tests/cli/test_readme.py runs these options of the README",
+        "tests/cli/test_backup_command.py::test_the_script_of_the_page_copies_each_backup",
+        "not run: the test of the script starts a manager with this option",
+    ),
     "docs/certificates.md": (
         *[CERTIFICATES] * 6,
         "not run: the other blocks of the page make CAs too; this one has one more option",

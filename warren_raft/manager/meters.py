@@ -13,6 +13,7 @@ from warren_raft.errors import Closed
 from warren_raft.manager.parts import Parts
 from warren_raft.metrics.meters import BackupMeters, ManagerMeters, Meters, StateMeters, state_meters
 from warren_raft.results import Status
+from warren_raft.snapshots.after_backup import AfterBackup
 from warren_raft.snapshots.backups import Backups
 from warren_raft.store.counts import ReadCounts
 
@@ -45,7 +46,7 @@ def meters_of(parts: Parts, reads: ReadCounts, status: Status | None, started_at
             applies=driver.applies,
             takings=opened.keeper.takings,
             installed=parts.installed,
-            backups=None if parts.backups is None else _backups(parts.backups),
+            backups=None if parts.backups is None else _backups(parts.backups, parts.after_backup),
             beats=parts.heartbeats.taken,
             leases=len(opened.machine.leases),
         ),
@@ -62,7 +63,7 @@ def _state(parts: Parts) -> StateMeters | None:
     return None
 
 
-def _backups(backups: Backups) -> BackupMeters:
+def _backups(backups: Backups, command: AfterBackup | None) -> BackupMeters:
     freshness = backups.freshness
     newest = freshness.newest
     return BackupMeters(
@@ -72,4 +73,6 @@ def _backups(backups: Backups) -> BackupMeters:
         newest_bytes=0 if newest is None else newest.size_bytes,
         unsaved_seconds=freshness.unsaved_seconds,
         limit_seconds=freshness.limit_seconds,
+        commands=None if command is None else (command.succeeded, command.failed),
+        command_succeeded_at=None if command is None else command.status().succeeded_at,
     )

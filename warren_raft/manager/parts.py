@@ -42,6 +42,8 @@ from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
 from warren_raft.raft.links.transport import Transport
+from warren_raft.results import BackupStatus
+from warren_raft.snapshots.after_backup import AfterBackup
 from warren_raft.snapshots.backups import Backups
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import forking
@@ -54,6 +56,8 @@ from warren_raft.watching.hub import Hub
 
 logger = logging.getLogger("warren_raft.manager.parts")
 
+COMMAND_ENDS_SECONDS: Final = 5.0
+"""The command after a backup gets SIGTERM, and two seconds later SIGKILL."""
 HANGS_SECONDS: Final = 30.0
 """A thread for which a closing manager has waited this long may be in a system call that never returns."""
 
@@ -112,9 +116,11 @@ class Parts:
         self._pages: Service | None = None
         self.backups: Backups | None = None
         """None: the configuration asks for none."""
+        self.after_backup: AfterBackup | None = None
         self.installed = 0
         """How often another state replaced the state."""
         self._backups: threading.Thread | None = None
+        self._shipper: threading.Thread | None = None
         self._housekeeper: threading.Thread | None = None
         self._judge: threading.Thread | None = None
         self._close_error: BaseException | None = None
@@ -197,6 +203,8 @@ class Parts:
             node_id, life, driver.engine, self.calls, leases=lambda: self.opened.machine.leases
         )
         self.backups = self.saving.backups(self.alarms)
+        if self.backups is not None:
+            self.after_backup = self.saving.after_backup(self.backups, self.alarms)
         self._housekeeping = Housekeeping(
             version=self._version,
             opened=self.opened,
@@ -228,6 +236,8 @@ class Parts:
         self._judge = self._started("warren-raft-heartbeats", self.heartbeats.run)
         if self.backups is not None:
             self._backups = self._started("warren-raft-backups", self.backups.run)
+        if self.after_backup is not None:
+            self._shipper = self._started("warren-raft-after-backup", self.after_backup.run)
         self._watchdog = Watchdog(
             config.node_id,
             driver.thread,
@@ -290,6 +300,13 @@ class Parts:
         self.life.fail(error)
         self.driver.end_writes(f"this manager stopped: {error}")
         self.driver.stop()
+
+    def backup_status(self) -> BackupStatus | None:
+        """None: this manager has no backup directory."""
+        if self.backups is None:
+            return None
+        command = None if self.after_backup is None else self.after_backup.status()
+        return self.backups.freshness.status(command)
 
     def _look_after(self) -> float | None:
         """Called again and again in the own thread: is the raft thread alive, does a callback block the others?"""
@@ -372,6 +389,8 @@ class Parts:
             self._judge.join(GRACE_SECONDS)
         if self._backups is not None:
             self._backups.join(GRACE_SECONDS)  # the backup directory's disk may hang
+        if self._shipper is not None:
+            self._shipper.join(COMMAND_ENDS_SECONDS)
         self.hub.close(GRACE_SECONDS)
         self.driver.stop(*((GRACE_SECONDS,) if self.life.is_stuck else ()))
         self.driver.end_writes("the store is closed")

@@ -16,6 +16,7 @@ from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.readiness import Readiness
 from warren_raft.raft.engine import Engine
+from warren_raft.snapshots.after_backup import AfterBackup
 from warren_raft.snapshots.backups import Backups
 from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.freshness import Position
@@ -76,6 +77,19 @@ class Saving:
             take=self.snapshot,
             alarms=alarms,
             files=self._files,
+        )
+
+    def after_backup(self, backups: Backups, alarms: Alarms) -> AfterBackup | None:
+        """The command after each backup; None: the configuration names none."""
+        config = self._opened.config
+        if not config.backup_command:
+            return None
+        return AfterBackup(
+            config.backup_command,
+            backups,
+            node_id=config.node_id,
+            limit_seconds=config.backup_every_seconds,
+            alarms=alarms,
         )
 
     def _position(self) -> Position | None:

@@ -154,7 +154,7 @@ class ReplicatedStore(Store):
             parts.opened,
             parts.driver.engine,
             certificate=parts.certificate.status(),
-            backup=None if parts.backups is None else parts.backups.freshness.status(),
+            backup=parts.backup_status(),
             alarms=self.alarms,
             failure=self.failure,
             is_stuck=self._life.is_stuck,

@@ -163,6 +163,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "warren_backup_unsaved_limit_seconds", "gauge", "", "Beyond so many seconds the alarm `backup-old` is raised."
     ),
     _family("warren_backups_total", "counter", "result", "Backups by this process; result is ok or error."),
+    _family(
+        "warren_backup_commands_total",
+        "counter",
+        "result",
+        "Runs of the command after a backup; result is ok or error.",
+    ),
+    _family(
+        "warren_backup_command_last_success_timestamp_seconds",
+        "gauge",
+        "",
+        "When the command after a backup last succeeded in this process. No sample: it has not.",
+    ),
     # The rest
     _family("warren_alarms", "gauge", "name severity", "Raised alarms by name. No sample: the alarm is not raised."),
     _family(

@@ -50,6 +50,9 @@ class BackupMeters:
     unsaved_seconds: float | None
     """None: the manager does not lead."""
     limit_seconds: float
+    commands: tuple[int, int] | None
+    """Commands after a backup that succeeded, and that failed; None: there is no command."""
+    command_succeeded_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,12 @@ def _backups(backups: BackupMeters) -> Found:
         found["warren_backup_last_success_timestamp_seconds"] = _one(backups.newest_at.timestamp())
         found["warren_backup_last_size_bytes"] = _one(backups.newest_bytes)
     found["warren_backup_unsaved_limit_seconds"] = _one(backups.limit_seconds)
+    if backups.commands is not None:
+        succeeded, failed = backups.commands
+        found["warren_backup_commands_total"] = [(("ok",), succeeded), (("error",), failed)]
+    if backups.command_succeeded_at is not None:
+        at = backups.command_succeeded_at.timestamp()
+        found["warren_backup_command_last_success_timestamp_seconds"] = _one(at)
     if backups.unsaved_seconds is not None:
         found["warren_backup_unsaved_seconds"] = _one(backups.unsaved_seconds)
     return found

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,7 +28,6 @@ from warren_raft.errors import Closed, RefusedForSafety, WarrenError
 from warren_raft.snapshots.file import Path, SnapshotInfo, read_manifest
 from warren_raft.snapshots.freshness import Freshness, Position, position_of
 from warren_raft.snapshots.saving import remove_leftovers
-from warren_raft.support import timeouts
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.backups")
@@ -82,6 +82,10 @@ class Backups:
         self._checked_at: datetime | None = None
         self.saved = self.failed = 0
         """Attempts of this process."""
+        self.newest: tuple[str, SnapshotInfo] | None = None
+        """The newest backup of the present state; None also while this manager does not lead."""
+        self.in_use: str | None = None
+        """A file that is not removed meanwhile."""
         self.freshness: Final = Freshness(self.directory, limit_seconds=limit_seconds, alarms=self._alarms, now=now)
 
     @property
@@ -96,15 +100,19 @@ class Backups:
     def run(self, stop: threading.Event) -> None:
         """Save backups until `stop` is set, which also ends a running backup if `take` checks it."""
         self._check()
-        delay = min(POLL_SECONDS, self._every)
-        while not stop.wait(timeouts.wait_seconds(delay)):
-            delay = self.look()
+        led, poll = False, min(POLL_SECONDS, self._every)
+        due = time.monotonic() + poll
+        while not stop.wait(poll):
+            leads = self._leads()
+            if leads != led or time.monotonic() >= due:
+                led, due = leads, time.monotonic() + self.look()
 
     def look(self) -> float:
         """Save a backup if it is due. Returns the seconds until the next call. Never raises: it raises an alarm and
         retries."""
         position = self._position()
         if position is None or not self._leads():
+            self.newest = None
             self._alarms.clear_alarm(MISORDERED, self.directory)
             self._check()
             return POLL_SECONDS
@@ -164,7 +172,8 @@ class Backups:
         self._compare_names(backups)
         # A backup that is ahead of this state is from before the cluster was set back: it does not hold the present
         # state.
-        newest = next((manifest for _, manifest in backups if manifest.revision <= position.revision), None)
+        self.newest = next((backup for backup in backups if backup[1].revision <= position.revision), None)
+        newest = None if self.newest is None else self.newest[1]
         self.freshness.note(newest)
         if newest is not None:
             age = (now - newest.created_at).total_seconds()
@@ -235,6 +244,7 @@ class Backups:
             raise RefusedForSafety(f"{path} exists already, and {part} was to get its name")
         rename(part, path, files=self._files)
         self.saved += 1
+        self.newest = path, manifest
         self.freshness.note(manifest)
         log_event(logger, logging.INFO, "backup saved", path=path, index=manifest.index, bytes=manifest.size_bytes)
         return path, manifest.cluster_id
@@ -244,7 +254,7 @@ class Backups:
         kept = []
         for number, backup in enumerate(backups):
             path = backup[0]
-            if number < self._keep or path == saved:
+            if number < self._keep or path in (saved, self.in_use):
                 kept.append(backup)
             else:
                 self._files.unlink(path)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from warren_raft.alarms import Alarms
-from warren_raft.results import BackupStatus
+from warren_raft.results import BackupCommandStatus, BackupStatus
 from warren_raft.snapshots.file import SnapshotInfo
 
 OLD: Final = "backup-old"
@@ -100,7 +100,7 @@ class Freshness:
     def _seconds_since(self, moment: datetime) -> float:
         return max(0.0, round((self._now() - moment).total_seconds(), 3))
 
-    def status(self) -> BackupStatus:
+    def status(self, command: BackupCommandStatus | None = None) -> BackupStatus:
         newest = self.newest
         return BackupStatus(
             directory=self._directory,
@@ -113,6 +113,7 @@ class Freshness:
             limit_seconds=self.limit_seconds,
             failed_at=self.failed_at,
             failure=self.failure,
+            command=command,
         )
 
 
