@@ -19,7 +19,7 @@ from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.outputs import is_stdout
 from warren_raft.support.wording import counted
 
-from . import snapshot_contents
+from . import snapshot_contents, snapshot_drill
 from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, setting_problem, wants_json
 from .data import progress
 from .recovery import print_restored, shares
@@ -152,6 +152,7 @@ def verify(file: str) -> None:
 snapshot.add_command(snapshot_contents.list_)
 snapshot.add_command(snapshot_contents.get)
 snapshot.add_command(snapshot_contents.export)
+snapshot.add_command(snapshot_drill.drill)
 
 
 # ---------------------------------------------------------------------------------------------- restore

@@ -61,7 +61,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert groups == {
         "members list", "members add", "members update", "members remove", "leader transfer",
         "snapshot save", "snapshot inspect", "snapshot verify", "snapshot restore",
-        "snapshot list", "snapshot get", "snapshot export",
+        "snapshot list", "snapshot get", "snapshot export", "snapshot drill",
         "cert init", "cert issue", "cert renew", "cert show", "config show",
     }  # fmt: skip
 

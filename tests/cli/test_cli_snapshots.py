@@ -122,7 +122,7 @@ def arguments_of(command: str, path: Path, new: Path) -> Sequence[str | Path]:
     return ("snapshot", command, path, *more.get(command, ()))
 
 
-@pytest.fixture(params=["inspect", "verify", "restore", "list", "get", "export"])
+@pytest.fixture(params=["inspect", "verify", "restore", "list", "get", "export", "drill"])
 def reading(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], Sequence[str | Path]]:
     """The arguments of a command that reads a snapshot."""
     return lambda path: arguments_of(request.param, path, tmp_path / "new")
@@ -179,7 +179,7 @@ def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path, tmp_path: 
     data[len(data) // 2] ^= 8
     saved.write_bytes(data)
     assert warren("snapshot", "inspect", saved).text  # it reads the last page only
-    for command in ("verify", "list", "get", "export"):
+    for command in ("verify", "list", "get", "export", "drill"):
         ran = warren(*arguments_of(command, saved, tmp_path / "new"))
         assert (ran.code, ran.err) == (
             3,

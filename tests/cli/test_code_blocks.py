@@ -50,6 +50,7 @@ BLOCKS = {
     ),
     "docs/backups.md": (
         "not run: tests/cli/test_readme.py runs these options of the README",
+        "not run: tests/cli/test_cli_drill.py runs the command on a file that is there",
         "tests/cli/test_backup_command.py::test_the_script_of_the_page_copies_each_backup",
         "not run: the test of the script starts a manager with this option",
     ),

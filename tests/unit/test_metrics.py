@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,6 +85,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[wr.ReplicatedS
         members={"m1": address},
         admin=False,
         backup_dir=directory / "backups",
+        backup_command=["true"],
     )
     with wr.ReplicatedStore(config) as store:
         store.wait_ready()
@@ -324,12 +326,16 @@ def test_alarms_are_counted_by_name(manager: wr.ReplicatedStore) -> None:
 
 def test_a_manager_has_every_metric_and_the_page_tells_which_may_be_missing(manager: wr.ReplicatedStore) -> None:
     manager._parts.backups.look()  # type: ignore[union-attr]
+    manager._parts.after_backup.look(threading.Event())  # type: ignore[union-attr]
     job = manager._parts.opened.keeper.take(quorum=True)
     manager._parts.opened.keeper.took(job(), set())
     scrape = Scrape(manager)
     declared = {line.split()[2] for line in scrape.text.splitlines() if line.startswith("# TYPE")}
     assert declared == {family.name for family in FAMILIES}
     assert scrape("warren_backups_total", result="ok") is not None
+    assert (scrape("warren_backup_commands_total", result="ok") or 0) >= 1
+    assert scrape("warren_backup_commands_total", result="error") == 0
+    assert (scrape("warren_backup_unsaved_limit_seconds"), scrape("warren_backup_unsaved_seconds")) != (None, None)
     assert (scrape("warren_backup_last_success_timestamp_seconds") or 0) > 1e9
     assert scrape("warren_snapshot_last_index") == manager.status().snapshot.index  # type: ignore[union-attr]
     assert scrape("warren_snapshot_save_duration_seconds_count") == 1
