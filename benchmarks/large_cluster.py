@@ -150,8 +150,10 @@ class Cluster(common.Cluster):
 
 
 def _written(pid: int) -> int:
+    """The bytes that the process has given to write(2) and its kin. `write_bytes` counts the whole folio of a page that
+    becomes dirty: up to 2 MiB for 4 KiB on a Linux 6.16 or newer."""
     with open(f"/proc/{pid}/io", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("write_bytes"))
+        return next(int(line.split()[1]) for line in file if line.startswith("wchar"))
 
 
 class Link(asyncio.Protocol):
