@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import assert_type
+from typing import Never, assert_type
 
 from warren_raft import (
     Alarm,
@@ -247,6 +247,13 @@ def everything_else_of_a_store(store: Store) -> None:
     assert_type(store.remove_member("x"), None)
     assert_type(store.transfer_leadership(), str)
     assert_type(store.snapshot("x"), SnapshotInfo)
+
+
+async def a_loop_of_coroutines(aio: AsyncStore) -> None:
+    async def work(lead: AsyncLead) -> int:
+        return await lead.create_node(Node(id="x"))
+
+    assert_type(await aio.run_while_leading(work), Never)
 
 
 async def writes_of_another_result(awaitable: WriteMethods[Awaitable[int], float]) -> None:

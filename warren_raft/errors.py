@@ -55,17 +55,21 @@ class RevisionConflict(WarrenError):
 
 
 class LeadershipLost(WarrenError):
-    """This manager no longer leads in `term`, in which it began: the write was not carried out. Nothing was changed.
+    """The lead of `term` is over: the write was not carried out. Nothing was changed.
 
     Raised by the writes of `lead` (see `leading` and `run_while_leading`). For a write that was sent it is decided in
-    the replicated state machine, by the term of the log entry that carried the write.
+    the replicated state machine, by the term of the log entry that carried the write. `reason` says why a lead is over
+    although its manager may still lead in this term; otherwise it is "".
     """
 
-    def __init__(self, term: int) -> None:
-        super().__init__(term)
+    def __init__(self, term: int, reason: str = "") -> None:
+        super().__init__(term, reason)
         self.term = term
+        self.reason = reason
 
     def __str__(self) -> str:
+        if self.reason:
+            return f"this lead of term {self.term} is over: {self.reason}; nothing was changed"
         return f"this manager no longer leads in term {self.term}; nothing was changed"
 
 

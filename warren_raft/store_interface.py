@@ -114,18 +114,23 @@ class Store(BaseStore):
 
         `timeout` in seconds, None: for ever. The block gets a `Lead`: all the writes of a store, which are carried out
         only while this manager leads in the same term, and raise LeadershipLost otherwise. So a manager that was paused
-        while another one took over changes nothing. The end of the block does not give up leadership. The block raises
-        Unavailable at the timeout, and Closed.
+        while another one took over changes nothing. At the end of the block the lead is over, and this manager goes on
+        leading. The block raises Unavailable at the timeout, and Closed.
         """
 
     @abstractmethod
     def run_while_leading(self, function: Callable[[Lead], object]) -> Callable[[], None]:
-        """Call `function(lead)` each time this manager leads, in a thread of its own. See `leading` for `lead`.
+        """Call `function(lead)` with each lead of this manager, in a thread of its own. See `leading` for `lead`.
 
-        The function works in a loop (`while not lead.wait_over(5): ...`), or once. LeadershipLost may leave it, and
-        Closed when the store has been closed. Any other exception is logged, and while this manager leads the function
-        is called again, after 1 s, then 2 s, and so on up to 30 s; after 1 s if it has run for longer than the last
-        pause. After a return it is called again at the next leadership.
+        The function works in a loop (`while not lead.wait_over(5): ...`), or once. Each pass of the loop reads, writes
+        by its lead, and waits for its writes: then it knows what all passes before it did, because a lead is over when
+        the end of a write is not known, and the next one waits for that end (see `Lead`).
+
+        An exception that leaves the function ends the lead, and while this manager leads the function is called again
+        with the next one, after 1 s, then 2 s, and so on up to 30 s; after 1 s if it has run for longer than the last
+        pause. Unavailable, StorageFull and WatchLost are one line in the log, and LeadershipLost and Closed (when the
+        store has been closed) none; any other exception is an error with its traceback. After a return the function is
+        called again when its lead is over.
 
         Returns a function that ends the calls, and the present lead is over; a call that is just beginning may still be
         made, with a lead that is over. Raises Closed, and RefusedForSafety for more than 100 callbacks at a time.

@@ -249,8 +249,15 @@ class ManagerProcess:
 
     # Fenced writes
 
-    def reconcile(self, wanted: int) -> None:
-        self._reconciler = Reconciler(self.store, self._name, wanted)
+    def reconcile(self, wanted: int, write_seconds: float | None = None) -> None:
+        self._reconciler = Reconciler(self.store, self._name, wanted, write_seconds)
+
+    def late_passes(self) -> int:
+        return self._reconciler.late
+
+    def last_index(self) -> int:
+        """Of the log, with the entries that are not committed."""
+        return self.store._parts.opened.log.last_index
 
     def freeze_at_next_decision(self) -> None:
         self._reconciler.freeze_next = True

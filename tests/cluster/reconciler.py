@@ -20,10 +20,14 @@ PASS_SECONDS = 0.02
 
 
 class Reconciler:
-    """Keeps `wanted` containers of one service. `name` is unique among the managers."""
+    """Keeps `wanted` containers of one service. `name` is unique among the managers. With `write_seconds` a write that
+    is late ends the pass, and the loop goes on."""
 
-    def __init__(self, store: wr.ReplicatedStore, name: str, wanted: int) -> None:
+    def __init__(self, store: wr.ReplicatedStore, name: str, wanted: int, write_seconds: float | None) -> None:
         self._store = store
+        self._write_seconds = write_seconds
+        self.late = 0
+        """The passes that did not get an answer in time."""
         self._name = name
         self._wanted = wanted
         self.freeze_next = False
@@ -35,7 +39,12 @@ class Reconciler:
         why = "over"
         try:
             while not lead.wait_over(PASS_SECONDS):
-                self._reconcile(lead)
+                try:
+                    self._reconcile(lead)
+                except wr.Unavailable:
+                    if self._write_seconds is None:
+                        raise
+                    self.late += 1
         except wr.WarrenError as error:
             why = type(error).__name__
             raise
@@ -49,7 +58,7 @@ class Reconciler:
         if self.freeze_next:
             self.freeze_next = False
             os.kill(os.getpid(), signal.SIGSTOP)
-        with lead.batch() as batch:
+        with lead.batch(timeout=self._write_seconds) as batch:
             for number in range(missing):
                 id_ = f"{self._name}-{lead.term}-{time.monotonic_ns()}-{number}"
                 batch.create_container(wr.Container(id=id_, service_id=SERVICE))

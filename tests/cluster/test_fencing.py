@@ -51,6 +51,25 @@ def test_a_frozen_leader_changes_nothing_when_it_wakes(cluster: Cluster) -> None
     assert {cluster.call(id_, "most_at_once") for id_ in cluster.alive} == {WANTED}
 
 
+def test_a_pass_after_a_late_write_knows_it(cluster: Cluster) -> None:
+    """The disks of both followers hang. The first write of the loop is in the leader's log when its caller gives up,
+    and is committed when the disks go on. Tried without the wait for its end: six containers."""
+    leader, followers = cluster.wait_leader(), cluster.followers()
+    cluster.call(leader, "put_node", id="n", status="ready")  # opens the session of its process
+    cluster.wait_converged()
+    term = cluster.status(leader)["term"]
+    before = cluster.call(leader, "last_index")
+    cluster.call_all("delay_next_sync", *followers, seconds=60.0)
+    cluster.call(leader, "reconcile", wanted=WANTED, write_seconds=0.2)
+    cluster.wait(lambda: cluster.call(leader, "late_passes") > 0, "the first pass to give up")
+    cluster.wait(lambda: cluster.call(leader, "last_index") >= before + 2, "the next entry of the loop")
+    cluster.call_all("release_disk", *followers)
+    cluster.wait(lambda: len(containers(cluster, leader)) >= WANTED, "the containers")
+    cluster.wait_converged()
+    assert cluster.call(leader, "most_at_once") == WANTED
+    cluster.assert_no_election(leader, term)
+
+
 def test_a_decision_of_a_frozen_leader_is_refused_with_its_term(cluster: Cluster) -> None:
     """As seen by a program that holds on to its lead: the write waits in the process while it is frozen."""
     old = cluster.wait_leader()

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -31,9 +32,10 @@ from tests.cluster.harness import wait_until
 from tests.unit.test_lead import Sent
 from tests.unit.test_leadership import Here, opened
 from tests.unit.test_writer import WRITES, argument_of
-from warren_raft.aio.leading import AsyncLead
+from warren_raft.aio.leading import AsyncLead, AsyncLeading, run_each_lead
 from warren_raft.aio.waiting import wait_for
-from warren_raft.leadership.lead import Lead
+from warren_raft.leadership import loops
+from warren_raft.leadership.lead import Lead, Leading, Leads
 from warren_raft.manager import session
 from warren_raft.store.interface import BaseStore
 from warren_raft.support import handover
@@ -735,6 +737,116 @@ def test_a_program_that_leads(store: AnyStore) -> None:
     run(main())
 
 
+def test_the_next_lead_of_a_term_begins_behind_an_empty_command() -> None:
+    sent, here = Sent(), Here(term_now=5)
+    leads = Leads(here)
+
+    async def main() -> None:
+        for _ in range(2):
+            async with AsyncLeading(Leading(sent, leads, None)) as lead:
+                await lead.create_node(node())
+            with pytest.raises(wr.LeadershipLost):
+                await lead.create_node(node())
+        sent.outcomes = [wr.Unavailable("full", maybe_applied=False), None]
+        async with AsyncLeading(Leading(sent, leads, None)):
+            pass
+        sent.outcomes = [wr.Unavailable("full", maybe_applied=False)] * 1000
+        with pytest.raises(wr.Unavailable, match="did not get to lead"):
+            async with AsyncLeading(Leading(sent, leads, 0.25)):
+                pass
+
+    run(main())
+    assert sent.fences[:6] == [5, 0, 5, 0, 0, 0]
+    assert 7 <= len(sent.fences) < 15
+
+
+def test_a_coroutine_function_is_called_with_each_lead(caplog: pytest.LogCaptureFixture) -> None:
+    """As run_while_leading of the store: again after an error, with another lead, and not again after a return."""
+    sent, here = Sent(), Here(term_now=3)
+    leads, given = Leads(here), []
+    errors: list[BaseException | None] = [
+        ExceptionGroup("tasks", [wr.Unavailable("late", maybe_applied=True), wr.LeadershipLost(3)]),
+        ZeroDivisionError(),
+        None,
+    ]
+
+    async def work(lead: wr.AsyncLead) -> None:
+        given.append(lead)
+        error = errors.pop(0)
+        if error is not None:
+            raise error
+
+    async def main() -> None:
+        task = asyncio.create_task(run_each_lead(lambda: Leading(sent, leads, None), work))
+        await until(lambda: not errors)
+        assert [lead.is_over for lead in given] == [True, True, False]
+        errors.append(None)
+        here.change(term_now=4)
+        await until(lambda: not errors)
+        assert [lead.term for lead in given] == [3, 3, 3, 4]
+        here.change(has_ended=True, leads=False)
+        with pytest.raises(wr.Closed):
+            await task
+
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patched:
+        patched.setattr(loops, "AGAIN_SECONDS", 0.001)
+        run(main())
+    assert sent.fences == [0, 0]
+    told = [(record.levelname, record.exc_info is not None) for record in caplog.records]
+    assert told == [("WARNING", False), ("ERROR", True)]
+
+
+def test_a_loop_that_is_cancelled_ends_its_lead_and_the_next_lead_sees_what_it_did(store: AnyStore) -> None:
+    """The loop is cancelled while its write is under way. The next loop makes what is missing, under new ids."""
+    leads: list[wr.AsyncLead] = []
+
+    async def work(lead: wr.AsyncLead) -> None:
+        leads.append(lead)
+        while len(store.list_nodes()) < 3:
+            await lead.create_node(wr.Node(id=uuid.uuid4().hex))
+        await lead.wait_over()
+
+    async def main() -> None:
+        await store.aio.wait_ready(DEADLINE)
+        for number in range(1, 21):
+            task = asyncio.create_task(store.aio.run_while_leading(work))
+            await until(lambda: len(leads) == number)  # noqa: B023
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert leads[-1].is_over
+            with pytest.raises(wr.LeadershipLost):
+                await leads[-1].create_node(node())
+        task = asyncio.create_task(store.aio.run_while_leading(work))
+        await until(lambda: len(store.list_nodes()) >= 3)
+        await asyncio.sleep(0)
+        await store.aio.close()
+        with pytest.raises(wr.Closed):
+            await task
+
+    run(main())
+
+
+def test_a_write_that_is_cancelled_ends_its_lead(store: AnyStore) -> None:
+    async def main() -> None:
+        async with store.aio.leading(DEADLINE) as lead:
+            write = asyncio.create_task(lead.create_node(node()))
+            await asyncio.sleep(0)
+            write.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await write
+            assert lead.is_over
+            with pytest.raises(wr.LeadershipLost, match="the end of one of its writes is not known"):
+                await lead.create_node(node(1))
+        async with store.aio.leading(DEADLINE) as lead:
+            there = {found.id for found in store.list_nodes()}
+            await store.aio.barrier()
+            assert {found.id for found in store.list_nodes()} == there
+
+    run(main())
+
+
 def test_a_condition_that_becomes_true_before_anybody_can_ring_is_seen() -> None:
     bell, looks = Bell(), iter([False, True])
     assert run(wait_for(bell, lambda: next(looks), math.inf))
@@ -746,5 +858,14 @@ def test_the_face_for_asyncio_is_that_of_the_store() -> None:
     names = {name for name in dir(wr.AsyncStore) if not name.startswith("_")}
     writer = {name for name in dir(wr.Writer) if not name.startswith("_")}
     assert names >= writer
-    assert names - writer == {"barrier", "close", "leading", "snapshot", "wait_leader", "wait_ready", "watch"}
+    assert names - writer == {
+        "barrier",
+        "close",
+        "leading",
+        "run_while_leading",
+        "snapshot",
+        "wait_leader",
+        "wait_ready",
+        "watch",
+    }
     assert issubclass(wr.LocalStore, BaseStore)

@@ -4,6 +4,7 @@ over, and writes nothing after that. A LocalStore leads always, so that such a p
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -17,10 +18,13 @@ import pytest
 import warren_raft as wr
 from tests.cluster.harness import wait_until
 from tests.unit.test_leadership import AtOnce, Here, opened
-from warren_raft.leadership import callbacks
+from warren_raft.aio.leading import AsyncLead
+from warren_raft.leadership import loops
 from warren_raft.leadership.callbacks import Leadership
-from warren_raft.leadership.lead import Lead, Leading
+from warren_raft.leadership.lead import Lead, Leading, Leads
+from warren_raft.leadership.loops import Attempts
 from warren_raft.store.command import Operation
+from warren_raft.store.fence import Fence
 from warren_raft.store.tables import Kind
 from warren_raft.store.writing import Writer
 from warren_raft.support.handover import Begun, Landing, Passed
@@ -34,6 +38,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[wr.LocalSt
         yield store
 
 
+class Broken(Passed[int]):
+    """A write of a coroutine that ends by an error."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(0)
+        self._error = error
+
+    def result(self) -> int:
+        raise self._error
+
+
 class Sent(Writer):
     """A store that only notes what it is given."""
 
@@ -41,19 +56,42 @@ class Sent(Writer):
 
     def __init__(self) -> None:
         self.fences: list[int] = []
+        """The term of each command; 0: it has no fence."""
+        self.outcomes: list[BaseException | None] = []
+        """Of the next commands; then each is carried out."""
+
+    def _next(self, operations: tuple[Operation, ...], fence: Fence | None) -> BaseException | None:
+        assert (fence is None) is (operations == ()), "only the empty command has no fence"
+        self.fences.append(0 if fence is None else fence.term)
+        return self.outcomes.pop(0) if self.outcomes else None
 
     def _execute(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = 0
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> int:
-        self.fences.append(fence)
+        error = self._next(operations, fence)
+        if error is not None:
+            raise error
         return 7
 
     def _start(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = 0
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> Future[int]:
-        self.fences.append(fence)
+        error = self._next(operations, fence)
         future: Future[int] = Future()
-        future.set_result(7)
+        if error is None:
+            future.set_result(7)
+        else:
+            future.set_exception(error)
         return future
 
     def _begin(
@@ -63,10 +101,12 @@ class Sent(Writer):
         landing: Landing,
         *,
         request_key: str = "",
-        fence: int = 0,
+        fence: Fence | None = None,
     ) -> Begun[int]:
-        self.fences.append(fence)
+        error = self._next(operations, fence)
         landing.release()
+        if error is not None:
+            return Broken(error)
         return Passed(7)
 
     def _latest_revision(self) -> int:
@@ -129,16 +169,16 @@ def test_the_wait_for_leadership_ends_when_it_comes_at_the_timeout_and_with_the_
     here, sent = Here(term_now=5, leads=False), Sent()
     with (
         pytest.raises(wr.Unavailable, match=r"did not get to lead within 0\.01 s") as caught,
-        Leading(sent, here, 0.01),
+        Leading(sent, Leads(here), 0.01),
     ):
         pass
     assert (caught.value.maybe_applied, caught.value.of_write) == (False, False)
     with pytest.raises(wr.InvalidEntity):
-        Leading(sent, here, -1)
+        Leading(sent, Leads(here), -1)
     found: list[int] = []
 
     def run() -> None:
-        with Leading(sent, here, None) as lead:
+        with Leading(sent, Leads(here), None) as lead:
             found.append(lead.term)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -147,14 +187,157 @@ def test_the_wait_for_leadership_ends_when_it_comes_at_the_timeout_and_with_the_
     thread.join(DEADLINE)
     assert found == [6]
     here.change(has_ended=True)
-    with pytest.raises(wr.Closed), Leading(sent, here, None):
+    with pytest.raises(wr.Closed), Leading(sent, Leads(here), None):
         pass
 
 
 def test_a_wait_for_leadership_is_used_once() -> None:
-    leading = Leading(Sent(), Here(), 1)
+    leading = Leading(Sent(), Leads(Here()), 1)
     with leading, pytest.raises(wr.Misuse), leading:
         pass
+
+
+# ---------------------------------------------------------------------------------------- writes of unknown end
+
+UNKNOWN = wr.Unavailable("late", maybe_applied=True)
+KNOWN = [wr.Unavailable("late", maybe_applied=False), wr.RevisionConflict("node", "n", 0, 1), wr.LeadershipLost(5)]
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def write(lead: Lead) -> None:
+    lead.create_node(wr.Node(id="n"))
+
+
+def write_by_future(lead: Lead) -> None:
+    with lead.batch(wait=False) as batch:
+        batch.create_node(wr.Node(id="n"))
+    batch.future.result(DEADLINE)
+
+
+def write_by_coroutine(lead: Lead) -> None:
+    async def main() -> None:
+        await AsyncLead(lead).create_node(wr.Node(id="n"))
+
+    asyncio.run(main())
+
+
+WAYS = [write, write_by_future, write_by_coroutine]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_lead_is_over_when_the_end_of_a_write_is_not_known(way: Callable[[Lead], object]) -> None:
+    """Otherwise the next pass reads a state without this write, and makes it again under new ids."""
+    sent, rung = Sent(), threading.Event()
+    lead = Lead(sent, Here(term_now=5), 5, ring=rung.set)
+    sent.outcomes = [UNKNOWN]
+    with pytest.raises(wr.Unavailable):
+        way(lead)
+    assert lead.is_over
+    assert rung.is_set()
+    with pytest.raises(wr.LeadershipLost, match="lead of term 5 is over: the end of one of its writes is not known"):
+        way(lead)
+    assert sent.fences == [5]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_lead_goes_on_after_an_error_that_says_that_nothing_is_carried_out(way: Callable[[Lead], object]) -> None:
+    sent = Sent()
+    lead = Lead(sent, Here(term_now=5), 5)
+    sent.outcomes = [*KNOWN]
+    for error in KNOWN:
+        with pytest.raises(type(error)):
+            way(lead)
+    way(lead)
+    assert not lead.is_over
+
+
+def test_a_write_that_is_interrupted_ends_its_lead() -> None:
+    sent = Sent()
+    lead = Lead(sent, Here(term_now=5), 5)
+    sent.outcomes = [Interrupt()]
+    with pytest.raises(Interrupt):
+        write(lead)
+    assert lead.is_over
+
+
+def test_the_future_of_a_write_ends_after_its_lead() -> None:
+    """A program that waits for the future begins its next pass at once."""
+    started: Future[int] = Future()
+    sent = Sent()
+    sent._start = lambda *_arguments, **_more: started  # type: ignore[method-assign]
+    lead = Lead(sent, Here(term_now=5), 5)
+    with lead.batch(wait=False) as batch:
+        batch.create_node(wr.Node(id="n"))
+    was_over: list[bool] = []
+    batch.future.add_done_callback(lambda _future: was_over.append(lead.is_over))
+    started.set_exception(UNKNOWN)
+    assert was_over == [True]
+
+
+def test_the_next_lead_of_a_term_begins_behind_an_empty_command() -> None:
+    sent, here = Sent(), Here(term_now=5)
+    leads = Leads(here)
+    for _ in range(2):
+        with Leading(sent, leads, None) as lead:
+            write(lead)
+        assert lead.is_over
+        with pytest.raises(wr.LeadershipLost, match="its block or its function has ended"):
+            write(lead)
+    here.change(term_now=6)
+    with Leading(sent, leads, None) as lead:
+        write(lead)
+    assert sent.fences == [5, 0, 5, 6]
+
+
+def test_no_lead_begins_before_its_empty_command_is_carried_out() -> None:
+    sent, here = Sent(), Here(term_now=5)
+    leads = Leads(here)
+    with Leading(sent, leads, None):
+        pass
+    sent.outcomes = [UNKNOWN, UNKNOWN, None]
+    with Leading(sent, leads, None):
+        assert sent.fences == [0, 0, 0]
+    sent.outcomes = [UNKNOWN] * 1000
+    with pytest.raises(wr.Unavailable, match=r"did not get to lead within 0\.25 s"), Leading(sent, leads, 0.25):
+        pass
+    assert 2 <= len(sent.fences) - 3 < 10
+
+
+def test_an_empty_command_that_another_leader_carries_out_begins_no_lead() -> None:
+    class Deposed(Sent):
+        def _execute(self, operations: tuple[Operation, ...], *_arguments: Any, **_more: Any) -> int:
+            here.change(term_now=7)
+            return super()._execute(operations, *_arguments, **_more)
+
+    here, sent = Here(term_now=5), Deposed()
+    leads = Leads(here)
+    with Leading(sent, leads, None) as lead:
+        assert lead.term == 5
+    with Leading(sent, leads, None) as lead:
+        assert (lead.term, sent.fences) == (7, [0])
+
+
+def test_a_term_that_is_told_late_makes_no_later_one_new_again() -> None:
+    leads = Leads(Here())
+    assert [leads.is_first(term) for term in (3, 5, 3, 5, 4, 5, 6, 6)] == [
+        *(True, True, True, False, True, False),
+        *(True, False),
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_store_refuses_what_a_lead_has_not_sent_at_its_end(
+    store: wr.LocalStore | wr.ReplicatedStore, way: Callable[[Lead], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread is between the look at its lead and its write when the lead ends by the write of another thread."""
+    with store.leading(DEADLINE) as lead:
+        monkeypatch.setattr(lead, "_require", lambda: lead._end("the test"))
+        with pytest.raises(wr.LeadershipLost, match="over: the test"):
+            way(lead)
+    assert store.list_nodes() == []
 
 
 # ---------------------------------------------------------------------------------------- loops
@@ -227,6 +410,31 @@ def test_a_lost_leadership_that_leaves_the_function_is_no_error(caplog: pytest.L
     assert caplog.records == []
 
 
+def late(lead: wr.Lead) -> None:
+    raise wr.Unavailable("no majority", maybe_applied=True)
+
+
+def test_trouble_of_the_cluster_is_one_line_in_the_log_and_the_next_lead_begins(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "AGAIN_SECONDS", 0.001)
+    leads: list[wr.Lead] = []
+    here, loop = Here(term_now=3), Loop(lambda lead: (leads.append(lead), late(lead)))
+    leadership, _ = running(here, loop)
+    wait_until(lambda: loop.left >= 2, "it to be called again")
+    here.change(has_ended=True, leads=False)
+    leadership.join(DEADLINE, but=())
+    assert leads[0] is not leads[1]
+    assert leads[0].is_over
+    assert all(record.exc_info is None for record in caplog.records)
+    assert {(record.levelname, record.getMessage()) for record in caplog.records} == {
+        (
+            "WARNING",
+            "function of a leader begins again term=3: no majority; the change may have been applied, or may still be",
+        )
+    }
+
+
 def fail(_lead: wr.Lead) -> None:
     raise SystemExit("a bug")
 
@@ -235,7 +443,7 @@ def test_a_function_that_fails_is_called_again_and_the_error_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reconciler that stopped for good at its first error would be missed only when nothing is repaired any more."""
-    monkeypatch.setattr(callbacks, "AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(loops, "AGAIN_SECONDS", 0.001)
     here, loop = Here(term_now=3), Loop(fail)
     leadership, _ = running(here, loop)
     wait_until(lambda: loop.left >= 3, "it to be called again")
@@ -246,33 +454,16 @@ def test_a_function_that_fails_is_called_again_and_the_error_is_logged(
     assert "a bug" in caplog.text
 
 
-class Paused:
-    """A lead that notes the pauses, and ends with the last of the given runs of its function."""
-
-    def __init__(self, *runs_seconds: float) -> None:
-        self.now = 0.0
-        self.pauses: list[float] = []
-        self._runs = list(runs_seconds)
-        self.term = 3
-
-    @property
-    def is_over(self) -> bool:
-        return not self._runs
-
-    def wait_over(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
-
-    def run(self, _lead: object) -> None:
-        self.now += self._runs.pop(0)
-        raise ValueError
-
-
 def test_a_function_that_has_worked_for_a_while_is_called_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    lead: Any = Paused(0, 0, 0, 0, 3600, 0, 0)
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: lead.now)
-    Leadership(Here(term_now=3), AtOnce())._run_one_lead(lead, lead.run)
-    assert lead.pauses == [1, 2, 4, 8, 1, 2, 4]
+    now = 0.0
+    monkeypatch.setattr(loops.time, "monotonic", lambda: now)
+    attempts, pauses = Attempts(), []
+    for term, runs_seconds in [(3, 0), (3, 0), (3, 0), (3, 0), (3, 3600), (3, 0), (3, 0), (4, 0)]:
+        attempts.begin(term)
+        now += runs_seconds
+        pauses.append(attempts.failed(ValueError()))
+        now += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 1, 2, 4, 1]
 
 
 def test_the_end_of_the_calls_is_the_end_of_the_lead() -> None:
@@ -301,12 +492,12 @@ def test_a_store_gives_a_lead_and_ends_it_when_it_closes(store: wr.LocalStore | 
             batch.require("node", "n", revision)
             batch.create_node(wr.Node(id="m"))
         assert not lead.is_over
-    loop.wait(lead.term, left=0)
-    wait_until(lambda: (True, lead.term) in told, "the callback")
-    assert repr(lead).endswith(f"in term {lead.term}>")
-    store.close()
-    assert not store.is_leader
-    assert lead.wait_over(DEADLINE)
+        loop.wait(lead.term, left=0)
+        wait_until(lambda: (True, lead.term) in told, "the callback")
+        assert repr(lead).endswith(f"in term {lead.term}>")
+        store.close()
+        assert not store.is_leader
+        assert lead.wait_over(DEADLINE)
     wait_until(lambda: told[-1][0] is False, "the callback")
     loop.wait(lead.term, left=1)
     for call in (lambda: store.run_while_leading(loop), lambda: store.on_leadership(lambda leads, term: None)):
@@ -354,7 +545,7 @@ def test_a_loop_that_waits_when_its_store_is_closed_is_no_error(
     for thread in threading.enumerate():
         if thread.name.startswith("warren-raft-leadership"):
             thread.join(DEADLINE)
-    assert [record.getMessage() for record in caplog.records if record.name.endswith("leadership.callbacks")] == []
+    assert [record.getMessage() for record in caplog.records if ".leadership." in record.name] == []
 
 
 def test_a_closed_watch_in_a_loop_is_an_error_while_the_store_is_open(

@@ -11,9 +11,10 @@ import math
 import os
 import threading
 from collections.abc import Callable, Collection
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Never, Protocol, TypeVar
 
-from warren_raft.aio.leading import AsyncLeading
+from warren_raft.aio.leading import AsyncLeadFunction, AsyncLeading, run_each_lead
 from warren_raft.aio.waiting import done, waited
 from warren_raft.aio.watch import AsyncWatch
 from warren_raft.aio.writing import AsyncWriter
@@ -94,6 +95,20 @@ class AsyncStore(AsyncWriter):
         `ReplicatedStore.leading`.
         """
         return AsyncLeading(self._calls.leading(timeout))
+
+    async def run_while_leading(self, function: AsyncLeadFunction) -> Never:
+        """Call `await function(lead)` with each lead of this manager, until this coroutine is cancelled or the store is
+        closed: `group.create_task(store.aio.run_while_leading(work))`.
+
+        The function works in a loop (`while not await lead.wait_over(5): ...`), or once. When it is called again, and
+        what happens to its errors, is as with the store's `run_while_leading`; a group of a TaskGroup counts as the
+        errors in it. The function is not cancelled when its lead is over: its next write raises LeadershipLost.
+
+        Cancelling this coroutine cancels the function, and ends the lead. Writes that were under way may be carried
+        out, now or a moment later, and no later lead begins before that is known. Raises Closed when the store has been
+        closed, or its manager has stopped.
+        """
+        await run_each_lead(partial(self._calls.leading, None), function)
 
     def watch(
         self,

@@ -16,8 +16,9 @@ from collections.abc import Callable, Container
 from functools import partial
 from typing import Final, Protocol
 
-from warren_raft.errors import Closed, LeadershipLost, RefusedForSafety
-from warren_raft.leadership.lead import Lead, Leading, Standing
+from warren_raft.errors import Closed, RefusedForSafety
+from warren_raft.leadership.lead import Lead, Leading, Leads, Standing, Unsubscribed
+from warren_raft.leadership.loops import CLOSING_SECONDS, Attempts
 from warren_raft.store.writing import Writer
 from warren_raft.support import timeouts
 from warren_raft.support.log_lines import log_event
@@ -27,14 +28,6 @@ logger = logging.getLogger("warren_raft.leadership.callbacks")
 
 CALLBACKS_MAX: Final = 100
 """Each callback has a thread, until it is unsubscribed and has returned."""
-
-AGAIN_SECONDS: Final = 1.0
-AGAIN_SECONDS_MAX: Final = 30.0
-"""After how long a function that raised is called again, while its manager leads: each time twice as long, and from the
-beginning if it has run for longer than the last pause."""
-
-CLOSING_SECONDS: Final = 1.0
-"""How long after a Closed it must be known that the store has ended. The store refuses writes a moment before."""
 
 Callback = Callable[[bool, int], object]
 LeadFunction = Callable[[Lead], object]
@@ -63,11 +56,12 @@ class Leadership:
         self._standing: Final = standing
         self._bell: Final[Bell] = standing.bell
         self._own = own
+        self._leads: Final = Leads(standing, partial(own.post, self._bell.ring))
         self._subscriptions: list[Subscription] = []
 
     def leading(self, store: Writer, timeout: float | None) -> Leading:
         """Raises InvalidEntity for a wrong timeout."""
-        return Leading(store, self._standing, timeout)
+        return Leading(store, self._leads, timeout)
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
         """Begin the calls. Returns the function that ends them. Any thread, and signal handlers.
@@ -145,43 +139,44 @@ class Leadership:
         try:
             callback(is_leader, term)
         except BaseException as error:  # noqa: BLE001  not even SystemExit ends this thread
-            self._log("leadership callback failed", term, error)
-
-    def _log(self, message: str, term: int, error: BaseException) -> None:
-        """Unless it is the regular end of a call that waited, or was about to write, while the store closed."""
-        is_end = isinstance(error, Closed) and self._bell.wait_for(
-            self._standing.is_over, timeouts.deadline(CLOSING_SECONDS)
-        )
-        if not is_end:
-            log_event(logger, logging.ERROR, message, term=term, exc_info=error)
+            if not self._is_end(error, self._standing.is_over):
+                log_event(logger, logging.ERROR, "leadership callback failed", term=term, exc_info=error)
 
     def _run_each_lead(self, store: Writer, function: LeadFunction, subscription: Subscription) -> None:
-        standing = self._standing
+        standing, attempts = self._standing, Attempts()
 
-        def is_wanted() -> bool:
-            return subscription.is_over or standing.is_over() or standing.leading_term() is not None
+        def is_ended() -> bool:
+            return subscription.is_over or standing.is_over()
 
-        while not (subscription.is_over or standing.is_over()):
-            self._bell.wait_for(is_wanted, math.inf)
+        while not is_ended():
+            failed: BaseException | None = None
             term = standing.leading_term()
-            if term is not None:
-                self._run_one_lead(Lead(store, standing, term, lambda: subscription.is_over), function)
-
-    def _run_one_lead(self, lead: Lead, function: LeadFunction) -> None:
-        """Call the function until it returns, or the lead is over. Return when the lead is over."""
-        again_seconds = AGAIN_SECONDS
-        paused_seconds = math.inf
-        while not lead.is_over:
-            began_at = time.monotonic()
             try:
-                function(lead)
-            except LeadershipLost:
-                pass  # this lead is over, or will be known to be over soon
-            except BaseException as error:  # noqa: BLE001  not even SystemExit ends this thread
-                self._log("function of a leader failed", lead.term, error)
-            else:
-                lead.wait_over()  # it has done its work
-            if time.monotonic() - began_at > paused_seconds:
-                again_seconds = AGAIN_SECONDS
-            lead.wait_over(again_seconds)
-            paused_seconds, again_seconds = again_seconds, min(2 * again_seconds, AGAIN_SECONDS_MAX)
+                with Leading(store, self._leads, None, lambda: subscription.is_over) as lead:
+                    term = lead.term
+                    attempts.begin(term)
+                    failed = _error_of(function, lead)
+                    if failed is None:
+                        lead.wait_over()  # it has done its work
+            except Unsubscribed:
+                return
+            except Exception as error:  # noqa: BLE001  the lead did not begin: closed, or the disk of a LocalStore failed
+                failed = error
+            if failed is not None and not self._is_end(failed, is_ended):
+                pause = timeouts.deadline(attempts.failed(failed))
+                self._bell.wait_for(partial(self._is_next, is_ended, term), pause)
+
+    def _is_next(self, is_ended: Callable[[], bool], term: int | None) -> bool:
+        return is_ended() or self._standing.leading_term() != term
+
+    def _is_end(self, error: BaseException, is_ended: Callable[[], bool]) -> bool:
+        """Whether this is the regular end of a call that waited, or was about to write, while the store closed."""
+        return isinstance(error, Closed) and self._bell.wait_for(is_ended, timeouts.deadline(CLOSING_SECONDS))
+
+
+def _error_of(function: LeadFunction, lead: Lead) -> BaseException | None:
+    try:
+        function(lead)
+    except BaseException as error:  # noqa: BLE001  not even SystemExit ends this thread
+        return error
+    return None

@@ -18,6 +18,7 @@ from typing import Final
 
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
 from warren_raft.store.counts import Series
+from warren_raft.store.fence import Fence
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.handover import Landing, hand_over
 from warren_raft.support.log_lines import log_event
@@ -75,12 +76,13 @@ class GroupCommit:
         """How many requests wait for their commit to begin."""
         return len(self._queue)
 
-    def run(self, data: bytes, timeout: float, series: Series = UNNAMED) -> int:
+    def run(self, data: bytes, timeout: float, series: Series = UNNAMED, fence: Fence | None = None) -> int:
         """Commit `data` and return its answer, within `timeout` seconds.
 
-        Raises the outcome's error; Unavailable (`maybe_applied` if its commit runs) at the deadline; Closed.
+        Raises the outcome's error; Unavailable (`maybe_applied` if its commit runs) at the deadline; LeadershipLost if
+        the lead of its fence is over when its commit begins; Closed.
         """
-        request = Request(data, timeout, None, series=series)
+        request = Request(data, timeout, None, series=series, fence=fence)
         try:
             self._enter(request)
             ended = request.wait()
@@ -94,17 +96,19 @@ class GroupCommit:
             raise _takes_too_long()
         return request.result()
 
-    def start(self, data: bytes, timeout: float, series: Series = UNNAMED) -> Future[int]:
+    def start(self, data: bytes, timeout: float, series: Series = UNNAMED, fence: Fence | None = None) -> Future[int]:
         """Like `run`, but returns at once. The future gets the result or error of `run` later. It cannot be cancelled.
         Raises Unavailable if the queue is full, and Closed."""
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()
-        self._enter_without_waiting(Request(data, timeout, future, series=series))
+        self._enter_without_waiting(Request(data, timeout, future, series=series, fence=fence))
         return future
 
-    def begin(self, data: bytes, timeout: float, landing: Landing, series: Series = UNNAMED) -> Request:
+    def begin(
+        self, data: bytes, timeout: float, landing: Landing, series: Series = UNNAMED, fence: Fence | None = None
+    ) -> Request:
         """Like `start`, for a coroutine."""
-        request = Request(data, timeout, None, landing, series=series)
+        request = Request(data, timeout, None, landing, series=series, fence=fence)
         self._enter_without_waiting(request)
         return request
 
@@ -194,6 +198,10 @@ class GroupCommit:
                 request.outcome = _too_late()
                 self._tell([request])
                 continue
+            if request.fence is not None and request.fence.is_over:
+                request.outcome = request.fence.refusal()
+                self._tell([request])
+                continue
             group.append(request)
             size_bytes += len(request.data)
         if queue:
@@ -222,7 +230,18 @@ class Request:
     """One caller's bytes to commit. The caller's thread waits for the result, or gets it by `future`, or a coroutine
     waits at `landing`."""
 
-    __slots__ = ("_claimed", "_turn", "begun", "data", "future", "landing", "outcome", "patience_until", "series")
+    __slots__ = (
+        "_claimed",
+        "_turn",
+        "begun",
+        "data",
+        "fence",
+        "future",
+        "landing",
+        "outcome",
+        "patience_until",
+        "series",
+    )
 
     def __init__(
         self,
@@ -232,8 +251,10 @@ class Request:
         landing: Landing | None = None,
         *,
         series: Series = UNNAMED,
+        fence: Fence | None = None,
     ) -> None:
         self.data = data
+        self.fence = fence
         self.future = future
         self.landing = landing
         self.outcome: Outcome | None = None

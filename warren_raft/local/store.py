@@ -53,6 +53,7 @@ from warren_raft.store.command import (
 )
 from warren_raft.store.counts import WriteCounts
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
+from warren_raft.store.fence import Fence
 from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
@@ -363,17 +364,29 @@ class LocalStore(Store):
         return self._write_timeout_seconds
 
     def _execute(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> int:
-        """`fence` has no effect: nobody else ever leads."""
+        """Nobody else ever leads, so of the fence only the end of the lead counts."""
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        return self._commits.run(self._command(operations, request_key), seconds, self._writes.of(operations))
+        command = self._command(operations, request_key)
+        return self._commits.run(command, seconds, self._writes.of(operations), fence)
 
     def _start(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> Future[int]:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        return self._commits.start(self._command(operations, request_key), seconds, self._writes.of(operations))
+        command = self._command(operations, request_key)
+        return self._commits.start(command, seconds, self._writes.of(operations), fence)
 
     def _begin(
         self,
@@ -382,11 +395,11 @@ class LocalStore(Store):
         landing: Landing,
         *,
         request_key: str = "",
-        fence: int = NO_FENCE,
+        fence: Fence | None = None,
     ) -> Begun[int]:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
         command = self._command(operations, request_key)
-        return self._commits.begin(command, seconds, landing, self._writes.of(operations))
+        return self._commits.begin(command, seconds, landing, self._writes.of(operations), fence)
 
     def _command(self, operations: tuple[Operation, ...], request_key: str) -> bytes:
         """The command of these operations. Raises the errors that a store has before it sends anything."""

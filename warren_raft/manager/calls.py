@@ -20,6 +20,7 @@ from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine
 from warren_raft.store import levels
 from warren_raft.store.command import NO_FENCE, PUT, Operation, encode_body, encode_operations
+from warren_raft.store.fence import Fence
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import timeouts
 from warren_raft.support.handover import Begun, Landing
@@ -71,7 +72,11 @@ class WriteCalls:
         self._revision = revision
 
     def run(
-        self, operations: tuple[Operation, ...], timeout: float | None, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> int:
         """Carry out the operations. Returns the revision."""
         stamps = self._driver.stamps
@@ -94,7 +99,11 @@ class WriteCalls:
         return write.result()
 
     def start(
-        self, operations: tuple[Operation, ...], timeout: float | None, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> Future[int]:
         """Begin to carry out the operations. The future gets the revision."""
         write = self._made(operations, timeout, request_key, fence)
@@ -109,7 +118,7 @@ class WriteCalls:
         timeout: float | None,
         landing: Landing,
         request_key: str = "",
-        fence: int = NO_FENCE,
+        fence: Fence | None = None,
     ) -> Write:
         """Begin to carry out the operations for a coroutine."""
         write = self._made(operations, timeout, request_key, fence)
@@ -159,7 +168,7 @@ class WriteCalls:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
         if is_below(self._engine, levels.BEATS):
-            write = self._made((), timeout, "", NO_FENCE, BarrierWrite)
+            write = self._made((), timeout, "", None, BarrierWrite)
             write.landing = landing
             self._submit_without_waiting(write)
             return write
@@ -172,23 +181,24 @@ class WriteCalls:
         operations: tuple[Operation, ...],
         timeout: float | None,
         request_key: str,
-        fence: int,
+        fence: Fence | None,
         of: type[Write] = Write,
     ) -> Write:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
+        term = NO_FENCE if fence is None else fence.term
         series = self._writes.counts.of(operations)
         verbs = [operation.verb for operation in operations]
         needs_room = PUT in verbs
         if is_below(self._engine, levels.WITH_ALL):
-            feature = levels.beyond_first(verbs, fence, request_key)
+            feature = levels.beyond_first(verbs, term, request_key)
             if feature:
                 series.failed(Unavailable.__name__)
                 raise Unavailable(f"{feature} {why_not_raised(self._engine)}", maybe_applied=False)
             data = encode_operations(operations)
         else:
             forget_below = self._request_memory.forget_below() if request_key else 0
-            data = encode_body(operations, fence, request_key, forget_below)
+            data = encode_body(operations, term, request_key, forget_below)
         if needs_room and self._engine.is_full:
             series.failed(StorageFull.__name__)
             raise StorageFull(self._why_full())
@@ -199,6 +209,7 @@ class WriteCalls:
             deadline,
             self._writes.done,
             needs_room=needs_room,
+            fence=fence,
             thread=threading.get_ident(),
             series=series,
             begun=time.monotonic(),

@@ -24,6 +24,7 @@ from warren_raft.model.entities import Node, NodeStatus
 from warren_raft.raft.beats import Verdict
 from warren_raft.raft.engine import Engine
 from warren_raft.store import levels, lookup
+from warren_raft.store.fence import Fence
 from warren_raft.store.tables import NODE
 from warren_raft.support.log_lines import log_event
 
@@ -134,7 +135,7 @@ class Heartbeats:
 
     def _write(self, found: Judgement, verdict: Verdict) -> None:
         if found.leased and (self._leasing is None or self._leasing.done()):
-            self._leasing = self._calls.start(tuple(found.leased), WRITE_SECONDS, fence=verdict.term)
+            self._leasing = self._calls.start(tuple(found.leased), WRITE_SECONDS, fence=Fence(verdict.term))
         for node_id in [node_id for node_id, future in self._under_way.items() if future.done()]:
             self._ended(node_id, self._under_way.pop(node_id))
         for node in found.changed:
@@ -145,7 +146,7 @@ class Heartbeats:
             operation = self._changes.operation(node)
             if operation is None:
                 continue
-            self._under_way[node.id] = self._calls.start((operation,), WRITE_SECONDS, fence=verdict.term)
+            self._under_way[node.id] = self._calls.start((operation,), WRITE_SECONDS, fence=Fence(verdict.term))
             age = self._beats.table.age_of(node.id)
             what = "node is down" if node.status == NodeStatus.DOWN else "node is ready"
             level = logging.WARNING if node.status == NodeStatus.DOWN else logging.INFO

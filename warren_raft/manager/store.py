@@ -23,8 +23,9 @@ from warren_raft.manager.parts import Parts
 from warren_raft.manager.status import members_of, status_of
 from warren_raft.results import MemberStatus, Status
 from warren_raft.snapshots.file import SnapshotInfo
-from warren_raft.store.command import NO_FENCE, Operation
+from warren_raft.store.command import Operation
 from warren_raft.store.database import Database
+from warren_raft.store.fence import Fence
 from warren_raft.store_interface import Store
 from warren_raft.support.handover import Begun, Landing
 from warren_raft.support.waiting import Wait
@@ -177,12 +178,22 @@ class ReplicatedStore(Store):
     # Writing -----------------------------------------------------------------------------------------------------
 
     def _execute(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> int:
         return self._parts.calls.run(operations, timeout, request_key, fence)
 
     def _start(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> Future[int]:
         return self._parts.calls.start(operations, timeout, request_key, fence)
 
@@ -193,7 +204,7 @@ class ReplicatedStore(Store):
         landing: Landing,
         *,
         request_key: str = "",
-        fence: int = NO_FENCE,
+        fence: Fence | None = None,
     ) -> Begun[int]:
         return self._parts.calls.begin(operations, timeout, landing, request_key, fence)
 

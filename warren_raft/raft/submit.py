@@ -52,6 +52,16 @@ class Outcome(Protocol):
     def sequence(self) -> int: ...
 
 
+class Fence(Protocol):
+    """The lead that a command belongs to. Its term is in the command."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the command must not come into a log any more. Never False again."""
+
+    def refusal(self) -> Exception: ...
+
+
 @dataclass(slots=True, eq=False)
 class Proposal:
     """One command on its way. `done(proposal)` is called once, in the raft thread, with `outcome` or `error` set."""
@@ -74,6 +84,7 @@ class Proposal:
     """Whether the command goes the way of large commands (large.py)."""
     is_held: bool = False
     """Whether the command waits for earlier commands of its thread (thread_order.py)."""
+    fence: Fence | None = None
     link: int = -1
     """The link that a small command was sent on, so that it counts as under way there; -1: it was not sent."""
 
@@ -254,7 +265,7 @@ class Submitter:
         """Take the waiting commands for one entry (group commit), within bounds; at least one if any waits.
 
         Returns the commands, and the other managers that sent some of them. Commands of our own callers that do
-        not wait any more are left out.
+        not wait any more, or whose lead is over, are left out.
         """
         taken: list[bytes] = []
         origins: set[str] = set()
@@ -267,10 +278,10 @@ class Submitter:
             self._queue_bytes -= len(command)
             if proposal is None:
                 origins.add(origin)
-            elif proposal.is_pending:
-                proposal.sent = True
-            else:
+            elif not proposal.is_pending or self._is_refused(proposal):
                 continue
+            else:
+                proposal.sent = True
             taken.append(command)
             size += len(command)
         return taken, frozenset(origins)
@@ -278,10 +289,24 @@ class Submitter:
     def next_large(self, node_id: str, voters: frozenset[str]) -> Large | None:
         """The large command that is to become an entry now, alone: a majority holds its bytes."""
         while (large := self.large.next_ready(node_id, voters)) is not None:
-            if large.waiter is None or large.waiter.is_pending:
+            waiter: Proposal | None = large.waiter
+            if waiter is None or (waiter.is_pending and not self._is_refused(waiter)):
                 return large
             self.large.drop_next()
         return None
+
+    def _is_refused(self, proposal: Proposal) -> bool:
+        """End a command whose lead is over, unless an earlier copy may be in a log: the program's next lead begins with
+        a command behind all of the old one (leadership/lead.py). Only the leader of its term could carry it out, and
+        that is this manager, so it is enough to look at its own commands, right before they are proposed."""
+        fence = proposal.fence
+        if fence is None or not fence.is_over or proposal.sent:
+            return False
+        del self._pending[proposal.session, proposal.sequence]
+        proposal.error = fence.refusal()
+        self._answered(proposal)
+        _end(proposal)
+        return True
 
     def large_proposed(self, large: Large, index: int) -> None:
         if large.waiter is not None:

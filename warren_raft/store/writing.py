@@ -31,12 +31,12 @@ from warren_raft.store.command import (
     COMMAND_OVERHEAD_BYTES,
     INDEXED_ITEMS_MAX,
     MAX_BATCH_BYTES,
-    NO_FENCE,
     REQUEST_KEY_MAX_BYTES,
     REQUEST_KEY_OVERHEAD_BYTES,
     Operation,
     operation_size_bytes,
 )
+from warren_raft.store.fence import Fence
 from warren_raft.store.leading import indexed_items
 from warren_raft.store.operations import (
     TOO_MANY_HOSTS,
@@ -444,13 +444,24 @@ class Writer(WriteMethods[int, float]):
 
     @abstractmethod
     def _execute(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> int:
-        """Carry out one command and return its revision. `fence`: only in a log entry of this term."""
+        """Carry out one command and return its revision. `fence`: in a log entry of its term only, and only while its
+        lead lasts."""
 
     @abstractmethod
     def _start(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> Future[int]:
         """Send one command and return at once. The future gets its revision, or the error."""
 
@@ -462,7 +473,7 @@ class Writer(WriteMethods[int, float]):
         landing: Landing,
         *,
         request_key: str = "",
-        fence: int = NO_FENCE,
+        fence: Fence | None = None,
     ) -> Begun[int]:
         """Send one command for a coroutine and return at once. `landing` is released when the command has ended."""
 

@@ -13,16 +13,18 @@ import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Outgoing
 from tests.list_machine import Outcome
-from warren_raft.errors import Closed, InvariantViolation, Unavailable
+from warren_raft.errors import Closed, InvariantViolation, LeadershipLost, Unavailable
 from warren_raft.raft import entries, submit
 from warren_raft.raft.applying import APPLY_ENTRIES
 from warren_raft.raft.effects import Send, WriteLog
 from warren_raft.raft.events import Received, Refused, Submitted
+from warren_raft.raft.large import LARGE_BYTES
 from warren_raft.raft.links import wire
 from warren_raft.raft.membership import REMOVE, REMOVED, Change
 from warren_raft.raft.messages import COMMAND_BYTES_MAX
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.submit import Proposal, Route, Submitter
+from warren_raft.store.fence import Fence
 
 # Any manager takes writes --------------------------------------------------------------------------------------------
 
@@ -275,6 +277,14 @@ class Recorded:
     def sent(self) -> list[tuple[str, list[bytes]]]:
         return [(peer, getattr(message, "commands", [])) for peer, message in self._sent.messages]
 
+    def proposed(self, size: int) -> list[bytes]:
+        """The commands that a leader puts into its log now."""
+        commands, _ = self.submitter.take(commands_max=10, bytes_max=size)
+        while (large := self.submitter.next_large("m1", frozenset(["m1"]))) is not None:
+            self.submitter.large_proposed(large, 1 + len(commands))
+            commands.append(large.command)
+        return commands
+
     def propose(self, *sequences: int, size: int = 10, deadline: float = 10.0) -> list[Proposal]:
         made = [Proposal(1, n, bytes([n]) * size, deadline, self.ended.append) for n in sequences]
         self.submitter.submit(made)
@@ -361,6 +371,44 @@ def test_a_leaders_queue_is_dropped_with_its_leadership() -> None:
     assert not it.submitter.queue
     commands, _ = it.submitter.take(commands_max=10, bytes_max=100)
     assert commands == []
+
+
+@pytest.mark.parametrize("size", [10, LARGE_BYTES + 1], ids=["small", "large"])
+def test_a_leader_proposes_no_write_of_a_lead_that_is_over(size: int) -> None:
+    """The next lead of the term begins with a command behind those of the old one. If a write came into the log behind
+    it, the first pass of the next lead would not know of it. Large commands take another way than that command."""
+    it, over, lasting = Recorded(), Fence(4), Fence(4)
+    it.submitter.set_route(Route("m1", 4, 0))
+    writes = it.propose(1, 2, 3, size=size)
+    for write, fence in zip(writes, (over, lasting, None), strict=True):
+        write.fence = fence
+    it.submitter.flush(0.0)
+    over.end("the test")
+    assert [commands[0] for commands in it.proposed(4 * size)] == [2, 3]
+    (ended,) = it.ended
+    assert ended is writes[0]
+    assert isinstance(ended.error, LeadershipLost)
+    assert (ended.error.term, ended.error.reason) == (4, "the test")
+    assert it.submitter.pending_count == 2
+
+
+def test_a_write_that_may_be_in_the_log_is_not_said_to_be_refused_when_its_lead_is_over() -> None:
+    """It was proposed. Then another state replaced the one here, so it is sent again, to get its answer."""
+    it, fence = Recorded(), Fence(4)
+    route = Route("m1", 4, 0)
+    it.submitter.set_route(route)
+    (write,) = it.propose(1)
+    write.fence = fence
+    it.submitter.flush(0.0)
+    assert len(it.proposed(100)) == 1
+    fence.end()
+    it.submitter.state_replaced()
+    it.submitter.set_route(route)
+    it.submitter.flush(0.0)
+    assert len(it.proposed(100)) == 1
+    assert it.ended == []
+    it.submitter.applied([Outcome(1, 1, None)])
+    assert write.error is None
 
 
 def test_a_submitted_event_is_taken_even_when_the_disk_has_no_room() -> None:

@@ -13,8 +13,9 @@ import os
 import selectors
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Never
 
+from warren_raft.aio.leading import AsyncLeadFunction
 from warren_raft.aio.store import AsyncStore
 from warren_raft.errors import Misuse, WarrenError
 from warren_raft.snapshots.file import SnapshotInfo
@@ -23,6 +24,7 @@ from warren_raft.testing.simulated.turns import Killed, Turns
 
 if TYPE_CHECKING:
     from warren_raft.testing.simulated.log import Flight
+    from warren_raft.testing.simulated.store import SimulatedStore
 
 LAST_STEPS: Final = 1_000
 """How often the loop of a killed program runs yet, so that its coroutines can end."""
@@ -116,7 +118,14 @@ class SimulatedCall:
 class SimulatedAsyncStore(AsyncStore):
     """`store.aio` of a simulated store."""
 
-    __slots__ = ()
+    __slots__ = ("_simulated",)
+
+    def __init__(self, store: SimulatedStore) -> None:
+        super().__init__(store, store)
+        self._simulated = store
+
+    async def run_while_leading(self, function: AsyncLeadFunction) -> Never:
+        await super().run_while_leading(self._simulated._leadership.guarded_coroutine(function))
 
     async def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
         raise Misuse("snapshot() is not part of the simulation")

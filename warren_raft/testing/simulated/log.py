@@ -12,15 +12,17 @@ from random import Random
 from typing import Final
 
 from warren_raft.fsm.machine import Result, StateMachine
+from warren_raft.store.fence import Fence
 
 
 class Flight:
     """A command on its way. `name`: as in the schedule."""
 
-    def __init__(self, manager: str, name: str, command: bytes) -> None:
+    def __init__(self, manager: str, name: str, command: bytes, fence: Fence | None = None) -> None:
         self.manager: Final = manager
         self.name: Final = name
         self.command: Final = command
+        self.fence: Final = fence
         self.term = 0
         """The term of the entry in which it was proposed; 0: it was not proposed, or that entry was truncated."""
         self.was_proposed = False

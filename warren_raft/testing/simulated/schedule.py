@@ -49,7 +49,7 @@ def described_write(operations: Sequence[Operation]) -> str:
     """The operations of a command."""
     texts = [_described(each) for each in operations[:SHOWN]]
     more = len(operations) - len(texts)
-    return (", ".join(texts) or "nothing") + (f" and {more} more" if more else "")
+    return (", ".join(texts) or "an empty command") + (f" and {more} more" if more else "")
 
 
 def _described(operation: Operation) -> str:

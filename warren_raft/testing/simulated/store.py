@@ -14,16 +14,18 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
+from warren_raft.aio.leading import AsyncLead, AsyncLeadFunction
 from warren_raft.aio.store import AsyncStore
 from warren_raft.alarms import Alarm
 from warren_raft.errors import Closed, LeadershipLost, Misuse, Unavailable, WarrenError
-from warren_raft.leadership.callbacks import AGAIN_SECONDS, Callback, Leadership, LeadFunction, Subscription
+from warren_raft.leadership.callbacks import Callback, Leadership, LeadFunction, Subscription
 from warren_raft.leadership.lead import Lead, Leading
 from warren_raft.results import MemberStatus, Status
 from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.store import lookup
-from warren_raft.store.command import NO_FENCE, Operation
+from warren_raft.store.command import Operation
 from warren_raft.store.database import Database
+from warren_raft.store.fence import Fence
 from warren_raft.store.tables import Kind
 from warren_raft.store.watch import Feed
 from warren_raft.store_interface import Store
@@ -124,7 +126,12 @@ class SimulatedStore(Store):
         return WRITE_TIMEOUT_SECONDS
 
     def _execute(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> int:
         deadline = self._deadline(timeout)
         self._require_thread()
@@ -136,7 +143,12 @@ class SimulatedStore(Store):
         return self._cluster.turns.now + timeouts.seconds(timeout, WRITE_TIMEOUT_SECONDS)
 
     def _start(
-        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+        self,
+        operations: tuple[Operation, ...],
+        timeout: float | None,
+        *,
+        request_key: str = "",
+        fence: Fence | None = None,
     ) -> Future[int]:
         """It is carried out now: nothing else could run while the program waits for a future."""
         future: Future[int] = Future()
@@ -153,7 +165,7 @@ class SimulatedStore(Store):
         landing: Landing,
         *,
         request_key: str = "",
-        fence: int = NO_FENCE,
+        fence: Fence | None = None,
     ) -> Begun[int]:
         deadline = self._deadline(timeout)
         self._require_thread()
@@ -205,7 +217,7 @@ class SimulatedStore(Store):
         return self._leadership.subscribe(self._leadership.guarded_callback(callback))
 
     def leading(self, timeout: float | None = None) -> Leading:
-        return Leading(self, self._standing, timeout)
+        return self._leadership.leading(self, timeout)
 
     def run_while_leading(self, function: Callable[[Lead], object]) -> Callable[[], None]:
         self._turn()
@@ -240,7 +252,7 @@ class SimulatedStore(Store):
 
     @property
     def aio(self) -> AsyncStore:
-        return SimulatedAsyncStore(self, self)
+        return SimulatedAsyncStore(self)
 
     failure = None
     waiting_for = ""
@@ -333,23 +345,41 @@ class _Leadership(Leadership):
     def guarded(self, function: LeadFunction) -> LeadFunction:
         """The function, called again after an error of the store, as a manager does. Any other error is a mistake in
         the program."""
-        store = self._store
-        cluster, manager = store._cluster, store._manager
 
         def run(lead: Lead) -> None:
-            cluster.note(manager, f"runs its function as leader of term {lead.term}")
-            while not lead.is_over:
-                try:
-                    function(lead)
-                except (LeadershipLost, *MISTAKES):
-                    raise
-                except WarrenError as error:
-                    cluster.note(manager, f"its function ended by {type(error).__name__}: {error}")
-                    lead.wait_over(AGAIN_SECONDS)
-                else:
-                    return
+            self._note_begin(lead.term)
+            try:
+                function(lead)
+            except Exception as error:
+                raise self._judged(error, lead.term) from error
 
         return self._caught(run)
+
+    def guarded_coroutine(self, function: AsyncLeadFunction) -> AsyncLeadFunction:
+        """The same for a coroutine function."""
+
+        async def run(lead: AsyncLead) -> None:
+            self._note_begin(lead.term)
+            try:
+                await function(lead)
+            except Exception as error:
+                judged = self._judged(error, lead.term)
+                if isinstance(judged, LeadershipLost):
+                    raise judged from error
+                self._store._cluster.fail(judged)
+
+        return run
+
+    def _note_begin(self, term: int) -> None:
+        self._store._cluster.note(self._store._manager, f"runs its function as leader of term {term}")
+
+    def _judged(self, error: Exception, term: int) -> Exception:
+        """The error that leaves a function. An error of the store is in the schedule, and not in the log: it leaves as
+        LeadershipLost, after which the function is called again just so."""
+        if isinstance(error, LeadershipLost) or not _is_of_store(error):
+            return error
+        self._store._cluster.note(self._store._manager, f"its function ended by {type(error).__name__}: {error}")
+        return LeadershipLost(term)
 
     def guarded_callback(self, callback: Callback) -> Callback:
         return self._caught(callback)
@@ -368,6 +398,13 @@ class _Leadership(Leadership):
                 self._store._cluster.fail(error)
 
         return caught
+
+
+def _is_of_store(error: BaseException) -> bool:
+    """Whether a fault of the cluster may cause it. A TaskGroup makes a group of the errors of its tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_store, error.exceptions))
+    return isinstance(error, WarrenError) and not isinstance(error, MISTAKES)
 
 
 class _Feeds:

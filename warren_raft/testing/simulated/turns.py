@@ -180,9 +180,11 @@ class TurnsBell(Bell):
         value = turns.evaluated(condition)
         if value or ends_at <= turns.now:
             turns.pause()  # a loop around this call must not go on for ever without a turn
-        else:
+            value = turns.evaluated(condition)
+        while not value and ends_at > turns.now:
             turns.wait(condition, ends_at)
-        return turns.evaluated(condition)
+            value = turns.evaluated(condition)
+        return value
 
 
 def _place_of(thread: threading.Thread) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from warren_raft.errors import Unavailable, WarrenError
 from warren_raft.fsm.answers import raise_for
-from warren_raft.store.command import NO_SESSION, Operation, encode_body, with_request_id
+from warren_raft.store.command import NO_FENCE, NO_SESSION, Operation, encode_body, with_request_id
+from warren_raft.store.fence import Fence
 from warren_raft.testing.simulated.log import Flight
 from warren_raft.testing.simulated.schedule import described_write
 
@@ -37,14 +38,17 @@ class Writes:
         self._cluster = cluster
         self._count = 0
 
-    def flight(self, manager: Manager, operations: Sequence[Operation], request_key: str, fence: int) -> Flight:
+    def flight(
+        self, manager: Manager, operations: Sequence[Operation], request_key: str, fence: Fence | None
+    ) -> Flight:
         """The command of a write, which a program begins now."""
         cluster = self._cluster
         self._count += not cluster.is_setting_up
-        command = with_request_id(NO_SESSION, 0, 0, encode_body(operations, fence, request_key))
-        flight = Flight(manager.id, f"write {self._count}", command)
+        term = NO_FENCE if fence is None else fence.term
+        command = with_request_id(NO_SESSION, 0, 0, encode_body(operations, term, request_key))
+        flight = Flight(manager.id, f"write {self._count}", command, fence)
         if not cluster.is_setting_up:
-            leader = f" as leader of term {fence}" if fence else ""
+            leader = f" as leader of term {term}" if term else ""
             cluster.note(manager, f"{flight.name}{leader}: {described_write(operations)}")
         return flight
 
@@ -79,6 +83,8 @@ class Writes:
             cluster.log.propose(flight, manager.leads_in)  # in a log that no majority has
         if not cluster.waited(lambda: flight.index or cluster.reaches_leader(manager), deadline):
             raise Unavailable(LATE, maybe_applied=flight.was_proposed)
+        if flight.fence is not None and flight.fence.is_over and not flight.was_proposed:
+            raise flight.fence.refusal()
         if not flight.index:
             self._send(flight, deadline)
         cluster.pause_at_write()  # it is committed, and the caller has not heard of it yet
