@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,30 +30,36 @@ from warren_raft import ContainerState, NodeStatus
 
 BEAT_SECONDS, TTL_SECONDS = 2.0, 6.0
 QUIET_SECONDS = 5.0
-BATCH_MAX = 1000  # changes of a kind in one command, which has at most 4 MiB; the next pass follows at once
+BATCH_MAX = 1000  # changes of a kind in one command; the next pass follows at once
 
 
 def reconcile(store: wr.Store, lead: wr.Lead) -> None:
-    """Each service gets the containers that it should have: web-0, web-1 and so on. A container has the same id in
-    each pass, because a write that was not answered in time (Unavailable) may be carried out after the next pass."""
+    """Each service gets as many containers as it should have. The ids may be random: this pass reads all that the
+    passes before it did, also if a write was not answered in time (Unavailable)."""
     with store.read() as view:
         there = {node.id for node in view.list_nodes() if node.status != NodeStatus.DOWN}
         found = [(service, view.list_containers_by_service(service.id)) for service in view.list_services()]
     for service, containers in found:
-        wanted = {f"{service.id}-{number}" for number in range(service.replicas)}
-        missing = sorted(wanted - {each.id for each in containers})[:BATCH_MAX]
-        removed = [each for each in containers if each.id not in wanted][:BATCH_MAX]
-        lost = [each for each in containers if each.id in wanted and each.node_id and each.node_id not in there]
-        if not (missing or removed or lost):
+        missing = min(service.replicas - len(containers), BATCH_MAX)
+        kept, removed = containers[: service.replicas], containers[service.replicas :][:BATCH_MAX]
+        lost = [each for each in kept if each.node_id and each.node_id not in there][:BATCH_MAX]
+        if missing <= 0 and not (removed or lost):
             continue  # a batch with conditions only is a log entry too
-        with suppress(wr.RevisionConflict), lead.batch() as batch:  # after a conflict, the next pass decides again
-            batch.require("service", service.id, service.revision)  # nobody has changed or deleted it meanwhile
-            for id_ in missing:
-                batch.create_container(wr.Container(id=id_, service_id=service.id, image=service.image), if_revision=0)
-            for each in removed:
-                batch.delete_container(each.id, if_revision=each.revision)
-            for each in lost[:BATCH_MAX]:
-                batch.update_container(replace(each, node_id="", actual_state=""), if_revision=each.revision)
+        try:
+            with lead.batch() as batch:
+                batch.require("service", service.id, service.revision)  # nobody has changed or deleted it meanwhile
+                for _ in range(missing):
+                    id_ = f"{service.id}-{uuid.uuid4().hex[:12]}"
+                    new = wr.Container(id=id_, service_id=service.id, image=service.image)
+                    batch.create_container(new, if_revision=0)
+                for each in removed:
+                    batch.delete_container(each.id, if_revision=each.revision)
+                for each in lost:
+                    batch.update_container(replace(each, node_id="", actual_state=""), if_revision=each.revision)
+        except wr.RevisionConflict:
+            pass  # the next pass decides again
+        except wr.InvalidEntity as error:  # its id leaves no room for those of containers: the others go on
+            print(f"service {service.id} stays as it is: {error}", file=sys.stderr)
 
 
 def schedule(store: wr.Store, lead: wr.Lead) -> None:
@@ -61,13 +68,31 @@ def schedule(store: wr.Store, lead: wr.Lead) -> None:
         ready = [node for node in view.list_nodes() if node.status == NodeStatus.READY]
         containers = view.list_containers()
     load = Counter(each.node_id for each in containers)
-    with suppress(wr.RevisionConflict), lead.batch() as batch:  # an empty one sends nothing
-        for container in [each for each in containers if not each.node_id][:BATCH_MAX]:
-            if ready:
-                node = min(ready, key=lambda node: load[node.id])
-                load[node.id] += 1
+    chosen = []
+    for container in [each for each in containers if not each.node_id and ready]:
+        node = min(ready, key=lambda node: load[node.id])
+        load[node.id] += 1
+        chosen.append((container, node))
+    for start in range(0, len(chosen), BATCH_MAX):
+        place(lead, chosen[start : start + BATCH_MAX])
+
+
+def place(lead: wr.Lead, chosen: list[tuple[wr.Container, wr.Node]]) -> None:
+    """In one command, or in two halves if it is too large."""
+    try:
+        with lead.batch() as batch:
+            for container, node in chosen:
                 batch.require("node", node.id, node.revision)  # it is still ready
                 batch.update_container(replace(container, node_id=node.id), if_revision=container.revision)
+    except wr.RevisionConflict:
+        pass  # the next pass decides again
+    except wr.InvalidEntity as error:
+        if len(chosen) == 1:  # with its node it is too large, for instance: the others go on
+            print(f"container {chosen[0][0].id} gets no node: {error}", file=sys.stderr)
+            return
+        half = len(chosen) // 2
+        place(lead, chosen[:half])
+        place(lead, chosen[half:])
 
 
 def work(store: wr.Store, lead: wr.Lead) -> None:
@@ -89,6 +114,12 @@ def beat(store: wr.Store, node_id: str) -> None:
 
 def run_containers(store: wr.Store, node_id: str) -> None:
     """Starts and stops the containers of this node, and says which ones run."""
+
+    def reported(container: wr.Container) -> wr.Container:
+        if container.node_id != node_id:
+            raise wr.NotFound("container", f"{container.id} on {node_id}")
+        return replace(container, actual_state=ContainerState.RUNNING)
+
     running: set[tuple[str, str]] = set()  # ids and images; a real one asks its container runtime
     with store.watch(node=node_id) as changes:
         while True:
@@ -100,8 +131,8 @@ def run_containers(store: wr.Store, node_id: str) -> None:
             running = set(wanted)
             for container in wanted.values():
                 if container.actual_state != ContainerState.RUNNING:
-                    with suppress(wr.NotFound):  # it was deleted meanwhile
-                        store.modify(wr.Container, container.id, partial(replace, actual_state=ContainerState.RUNNING))
+                    with suppress(wr.NotFound):  # it was deleted meanwhile, or is on another node
+                        store.modify(wr.Container, container.id, reported)
             changes.take()
 
 

@@ -19,6 +19,7 @@ STATUS_OF_ERROR: dict[type[wr.WarrenError], int] = {
     wr.NotFound: 404,
     wr.RevisionConflict: 409,
     wr.InvalidEntity: 400,
+    wr.WatchLost: 410,
     wr.Unavailable: 503,
     wr.Closed: 503,
     wr.StorageFull: 507,
@@ -131,22 +132,24 @@ class Api:
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
         """A line of JSON for each event. `?kind=...` (several are allowed), or `?node=...` or `?service=...` for
-        containers. With `?since=REVISION` it begins behind that revision. Without it, it begins with the present
-        state: a `put` for each entity, then a `bookmark`."""
+        containers. With `?since=REVISION` it begins behind that revision, or answers 410 if these changes are not kept
+        any more. Without it, it begins with the present state: a `put` for each entity, then a `bookmark`."""
         chosen: dict[str, Any] = {name: request.query[name] for name in ("node", "service") if name in request.query}
         kinds = set(request.query.getall("kind", [])) or ({"container"} if chosen else WATCHED)
         if not kinds <= WATCHED:
             raise web.HTTPBadRequest(text=f"kinds are: {', '.join(sorted(WATCHED))}")
-        since, present = whole_number(request, "since"), list[wr.Event]()
+        since, first = whole_number(request, "since"), None
         if since is None:
             with self._store.read() as view:  # and the watch goes on exactly behind this view
-                since, present = view.revision, present_events(view, kinds, **chosen)
+                since, first = view.revision, present_events(view, kinds, **chosen)
         async with self._store.aio.watch(since, kinds=kinds, bookmark_seconds=QUIET_SECONDS, **chosen) as events:
             self._watches.add(events)
+            if first is None:
+                first = await events.take(QUIET_SECONDS)  # WatchLost still has a status of its own here
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
             await response.prepare(request)
             with suppress(ConnectionError):  # the reader has gone
-                async for each in chained(present, events):
+                async for each in chained(first, events):
                     await response.write(b"".join(json.dumps(event_json(event)).encode() + b"\n" for event in each))
         return response
 
@@ -169,11 +172,11 @@ def present_events(view: wr.View, kinds: set[str] | frozenset[str], **chosen: st
     return [*puts, wr.Event(view.revision, "bookmark", "", "")]
 
 
-async def chained(present: list[wr.Event], events: wr.AsyncWatch) -> AsyncIterator[list[wr.Event]]:
-    """The present state, then the changes. A reader hears something each second, so it notices when its manager is
+async def chained(first: list[wr.Event], events: wr.AsyncWatch) -> AsyncIterator[list[wr.Event]]:
+    """The first events, then the changes. A reader hears something each second, so it notices when its manager is
     frozen or cut off. (The bookmarks of the store come only when there is something to say.)"""
-    if present:
-        yield present
+    if first:
+        yield first
     with suppress(wr.WatchLost, wr.Closed):  # the reader asks again without `since`, perhaps another manager
         while True:
             yield await events.take(QUIET_SECONDS) or [wr.Event(events.revision, "bookmark", "", "")]

@@ -21,8 +21,8 @@ LAST_REQUESTS_SECONDS = 5.0  # for requests that are being answered when the man
 
 
 async def run(config: wr.Config, api_address: str) -> None:
-    """Until SIGTERM or SIGINT. If a loop fails, or the store stops by itself (`Closed`), the process ends with a
-    traceback: a supervisor starts it again, and another manager leads meanwhile."""
+    """Until SIGTERM or SIGINT. If the store stops by itself (`Closed`), the process ends with a traceback: a supervisor
+    starts it again, and another manager leads meanwhile."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -15,7 +15,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 import warren_raft as wr
 from warren_raft import ContainerState, NodeStatus
@@ -115,12 +114,22 @@ async def reconcile(store: wr.Store, lead: wr.AsyncLead) -> None:
     with store.read() as view:
         todo = plans(view)
     for step in todo:
-        try:
-            async with lead.batch() as batch:
-                write(step, batch)
-        except wr.RevisionConflict:
-            pass  # something changed meanwhile; that change has woken the next pass
-        except wr.InvalidEntity as error:  # too large, for instance: the other services go on
+        await carry_out(step, lead)
+
+
+async def carry_out(step: Plan, lead: wr.AsyncLead) -> None:
+    """In one command. If that is too large, as much of it as fits: a command has at most 4 MiB."""
+    try:
+        async with lead.batch() as batch:
+            write(step, batch)
+    except wr.RevisionConflict:
+        pass  # something changed meanwhile; that change has woken the next pass
+    except wr.InvalidEntity as error:
+        if step.create > 1 or (step.create and (step.stop or step.remove)):
+            await carry_out(replace(step, create=step.create // 2), lead)
+        elif len(step.stop) > 1:
+            await carry_out(replace(step, stop=step.stop[: len(step.stop) // 2]), lead)
+        else:  # one container is too large, for instance: the other services go on
             logger.error("service %s stays as it is: %s", step.service_id, error)
 
 
@@ -129,10 +138,8 @@ def write(step: Plan, batch: wr.AsyncBatch | wr.Batch) -> None:
     if step.service is None:
         batch.require("service", step.service_id, 0)
     else:
-        # Each step changes its service, so two steps that were decided by the same state are never both carried out.
-        # Without this, a service that was deleted a moment ago would leave containers behind. And if a write is not
-        # answered in time (Unavailable), it may still be carried out after the next pass, which does not know of it.
-        batch.update_service(replace(step.service, updated_at=datetime.now(UTC)), if_revision=step.service.revision)
+        # Without this, a service that was deleted a moment ago would leave containers behind.
+        batch.require("service", step.service_id, step.service.revision)
         for _ in range(step.create):
             batch.create_container(_new_container(step.service), if_revision=0)
     for node_id, revision in step.lost_nodes.items():

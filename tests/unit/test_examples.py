@@ -29,6 +29,9 @@ from examples import small_orchestrator
 from examples.orchestrator import api, reconciler, scheduler, worker
 from tests.cluster.harness import wait_until
 from warren_raft import ContainerState, NodeStatus
+from warren_raft.fsm import history
+from warren_raft.store.operations import put_operation
+from warren_raft.store.tables import CONTAINER
 from warren_raft.testing import simulate
 
 WAIT_SECONDS = 60.0
@@ -154,6 +157,47 @@ def test_a_large_service_of_the_one_file_is_made_in_parts(tmp_path: Path) -> Non
         small_orchestrator.reconcile(store, lead)
         assert len(store.list_containers_by_service("z")) == 2
         assert len(store.list_containers_by_service("large")) == small_orchestrator.BATCH_MAX
+
+
+def largest(id_: str) -> wr.Container:
+    """A container that can be stored as it is, and not with the id of a node."""
+    for length in range(1024 * 1024, 0, -1):
+        container = wr.Container(id=id_, service_id="web", image="x" * length, desired_state=ContainerState.RUNNING)
+        with suppress(wr.InvalidEntity):
+            put_operation(CONTAINER, container, None)
+            return container
+    raise AssertionError
+
+
+@pytest.mark.parametrize("which", ["one file", "with asyncio"])
+def test_containers_that_are_too_large_keep_no_other_from_its_node(
+    which: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """(Pins a fault: the command of a pass was too large, and it was the same in each pass.)"""
+    with wr.LocalStore(tmp_path) as store:
+        store.create_node(wr.Node(id="a" * 30, status=NodeStatus.READY))
+        stuck = largest("0")
+        store.create_container(stuck)
+        for number in range(1, 8):
+            store.create_container(replace(stuck, id=str(number), image="x" * 900_000))
+        if which == "one file":
+            with store.leading() as lead:
+                small_orchestrator.schedule(store, lead)
+        else:
+            asyncio.run(passes(store, scheduler.schedule))
+        assert [each.id for each in store.list_containers() if not each.node_id] == ["0"]
+    assert "container 0 gets no node: " in (capfd.readouterr().err if which == "one file" else caplog.text)
+
+
+def test_a_service_whose_containers_are_large_is_made_in_parts(tmp_path: Path) -> None:
+    """(Pins a fault: five containers of one command were too large together, so the service never got any.)"""
+    with wr.LocalStore(tmp_path) as store:
+        store.create_service(wr.Service(id="web", name="web", replicas=5, env=("x" * 900_000,)))
+        made = []
+        for _ in range(2):
+            asyncio.run(passes(store, reconciler.reconcile))
+            made.append(len(store.list_containers()))
+        assert made == [2, 5]
 
 
 def test_containers_of_a_node_that_was_deleted_are_placed_again(tmp_path: Path) -> None:
@@ -345,6 +389,45 @@ def test_the_api_answers_with_the_error_of_the_store(store: Any) -> None:
     assert (store.get_service("web").image, store.get_service("web").replicas) == ("web:1", 3)
     assert store.get_container("c").actual_state == ContainerState.RUNNING
     assert store.get_node("a").status == NodeStatus.READY
+
+
+def test_a_watch_that_comes_too_late_is_told_so(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> tuple[int, Any]:
+        server = TestServer(api.Api(store).application())
+        async with TestClient(server) as client, client.get("/watch?since=1") as answer:
+            return answer.status, await answer.json()
+
+    monkeypatch.setattr(history, "MAX_CHANGES", 10)
+    for number in range(100):
+        store.create_node(wr.Node(id=f"n-{number}"))
+    status, answer = asyncio.run(ask())
+    assert (status, answer["error"]) == (410, "WatchLost")
+
+
+class Ended:
+    """A watch of a store that is closed."""
+
+    def __enter__(self) -> Ended:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        pass
+
+    def take(self) -> list[wr.Event]:
+        raise wr.Closed
+
+
+def test_a_report_of_a_container_that_moved_meanwhile_changes_nothing(store: Any) -> None:
+    """The node has read that the container is here; it moves before `modify` reads it."""
+    store.create_container(wr.Container(id="c", service_id="web", node_id="a"))
+    seen = store.list_containers_by_node("a")
+    store.update_container(replace(seen[0], node_id="b"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store, "list_containers_by_node", lambda _node_id: seen)
+        patched.setattr(store, "watch", lambda **_filters: Ended())
+        with pytest.raises(wr.Closed):
+            small_orchestrator.run_containers(store, "a")
+    assert store.get_container("c").actual_state == ""
 
 
 def test_a_worker_ends_that_is_stopped_while_its_manager_fails(monkeypatch: pytest.MonkeyPatch) -> None:
