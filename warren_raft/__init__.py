@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .alarms import Alarm as Alarm
     from .config import Config as Config
     from .data_dir.description import Description as Description
+    from .data_dir.joining import config_from_join as config_from_join
     from .errors import Closed as Closed
     from .errors import Corrupted as Corrupted
     from .errors import InUse as InUse
@@ -194,6 +195,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "local.store": ("LocalStore",),
     "manager.store": ("ReplicatedStore",),
     "data_dir.description": ("Description",),
+    "data_dir.joining": ("config_from_join",),
     "maintenance": ("describe", "inspect", "recover", "verify"),
     "recovery.restore": ("Restored", "restore"),
     "snapshots.file": ("SnapshotInfo",),

@@ -23,8 +23,9 @@ import pytest
 from cli_support import Command, StartManager, free_addresses
 
 import warren_raft as wr
-from tests.cluster.harness import wait_until
+from tests.cluster.harness import free_ports, wait_until
 from tests.prose import ROOT, files
+from warren_raft.certificates.ca import Authority
 from warren_raft_cli.main import cli
 
 pytestmark = pytest.mark.docs
@@ -64,6 +65,7 @@ BLOCKS = {
         "tests/unit/test_lead.py::test_the_loop_in_the_page_on_embedding_works",
         "tests/unit/test_watch.py::test_the_loop_in_the_page_on_embedding_follows_a_node",
         HERE + "test_the_coroutine_places_containers",
+        HERE + "test_a_program_starts_from_a_join_file",
         FAULTS,
         FAULTS,
         "tests/unit/test_simulate.py::test_the_loop_in_the_page_on_embedding_is_right",
@@ -249,6 +251,16 @@ def test_the_settings_in_a_file_are_valid(tmp_path: Path) -> None:
 def store(tmp_path: Path) -> Iterator[wr.LocalStore]:
     with wr.LocalStore(tmp_path / "state") as store:
         yield store
+
+
+def test_a_program_starts_from_a_join_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice; the second time there is no join file any more."""
+    (port,) = free_ports(1)
+    Authority.create(tmp_path / "ca").issue({"m1": f"127.0.0.1:{port}"})[0].write(tmp_path / "m1.join")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        exec(block("docs/embedding.md", "config_from_join("), {})
+        Path("m1.join").unlink(missing_ok=True)
 
 
 def test_the_coroutine_places_containers(store: wr.LocalStore) -> None:
