@@ -797,15 +797,22 @@ def test_a_coroutine_function_is_called_with_each_lead(caplog: pytest.LogCapture
     assert told == [("WARNING", False), ("ERROR", True)]
 
 
-def test_a_loop_that_is_cancelled_ends_its_lead_and_the_next_lead_sees_what_it_did(store: AnyStore) -> None:
+def test_a_loop_that_is_cancelled_ends_its_lead_and_the_next_lead_sees_what_it_did(
+    store: AnyStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """The loop is cancelled while its write is under way. The next loop makes what is missing, under new ids."""
     leads: list[wr.AsyncLead] = []
+
+    async def wait_in_a_group(lead: wr.AsyncLead) -> None:
+        async with asyncio.TaskGroup() as group, store.aio.watch() as events:
+            group.create_task(lead.wait_over())
+            await events.take()
 
     async def work(lead: wr.AsyncLead) -> None:
         leads.append(lead)
         while len(store.list_nodes()) < 3:
             await lead.create_node(wr.Node(id=uuid.uuid4().hex))
-        await lead.wait_over()
+        await wait_in_a_group(lead)
 
     async def main() -> None:
         await store.aio.wait_ready(DEADLINE)
@@ -826,6 +833,7 @@ def test_a_loop_that_is_cancelled_ends_its_lead_and_the_next_lead_sees_what_it_d
             await task
 
     run(main())
+    assert [record.getMessage() for record in caplog.records if ".leadership." in record.name] == []
 
 
 def test_a_write_that_is_cancelled_ends_its_lead(store: AnyStore) -> None:

@@ -15,7 +15,7 @@ from warren_raft.aio.waiting import wait_for, waited
 from warren_raft.aio.writing import AsyncWriter, carried_out
 from warren_raft.errors import Closed, Unavailable
 from warren_raft.leadership.lead import Lead, Leading, Standing
-from warren_raft.leadership.loops import CLOSING_SECONDS, Attempts
+from warren_raft.leadership.loops import CLOSING_SECONDS, Attempts, is_all_of
 from warren_raft.support import timeouts
 
 
@@ -97,7 +97,7 @@ async def run_each_lead(wait: Callable[[], Leading], function: AsyncLeadFunction
                 await lead.wait_over()  # it has done its work
         if failed is None:
             continue
-        if isinstance(failed, Closed):
+        if is_all_of(failed, (Closed,)):
             await wait_for(standing.bell, standing.is_over, timeouts.deadline(CLOSING_SECONDS))
             standing.require()
         pause = timeouts.deadline(attempts.failed(failed))

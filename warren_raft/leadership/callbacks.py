@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.leadership.lead import Lead, Leading, Leads, Standing, Unsubscribed
-from warren_raft.leadership.loops import CLOSING_SECONDS, Attempts
+from warren_raft.leadership.loops import CLOSING_SECONDS, Attempts, is_all_of
 from warren_raft.store.writing import Writer
 from warren_raft.support import timeouts
 from warren_raft.support.log_lines import log_event
@@ -171,7 +171,7 @@ class Leadership:
 
     def _is_end(self, error: BaseException, is_ended: Callable[[], bool]) -> bool:
         """Whether this is the regular end of a call that waited, or was about to write, while the store closed."""
-        return isinstance(error, Closed) and self._bell.wait_for(is_ended, timeouts.deadline(CLOSING_SECONDS))
+        return is_all_of(error, (Closed,)) and self._bell.wait_for(is_ended, timeouts.deadline(CLOSING_SECONDS))
 
 
 def _error_of(function: LeadFunction, lead: Lead) -> BaseException | None:

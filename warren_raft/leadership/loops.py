@@ -45,9 +45,9 @@ class Attempts:
 
     def failed(self, error: BaseException) -> float:
         """Tell of the error that ended the call. Returns the seconds until the next call in the same term."""
-        if _is_all_of(error, (LeadershipLost,)):
+        if is_all_of(error, (LeadershipLost,)):
             pass
-        elif _is_all_of(error, (LeadershipLost, *TROUBLE)):
+        elif is_all_of(error, (LeadershipLost, *TROUBLE)):
             log_event(logger, logging.WARNING, "function of a leader begins again", str(error), term=self._term)
         else:
             log_event(logger, logging.ERROR, "function of a leader failed", term=self._term, exc_info=error)
@@ -58,8 +58,8 @@ class Attempts:
         return self._paused_seconds
 
 
-def _is_all_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+def is_all_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
     """Whether it is one of these, or the group of a TaskGroup that has no others."""
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_all_of(each, kinds) for each in error.exceptions)
+        return all(is_all_of(each, kinds) for each in error.exceptions)
     return isinstance(error, kinds)
