@@ -32,7 +32,7 @@ from warren_raft import ContainerState, NodeStatus
 from warren_raft.fsm import history
 from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import CONTAINER
-from warren_raft.testing import simulate
+from warren_raft.testing import SimulationFailed, simulate
 
 WAIT_SECONDS = 60.0
 
@@ -239,6 +239,33 @@ def test_the_orchestrator_in_one_file_is_right_under_faults(seeds: int) -> None:
         seeds=range(seeds),
         steps=60,
     )
+
+
+class Unfenced:
+    """In the place of a lead: its writes are those of the store."""
+
+    def __init__(self, store: wr.Store, lead: wr.Lead) -> None:
+        self._lead = lead
+        self.batch = store.batch
+
+    @property
+    def is_over(self) -> bool:
+        return self._lead.is_over
+
+
+def test_the_orchestrator_in_one_file_is_wrong_without_its_lead() -> None:
+    def program(store: wr.Store) -> None:
+        store.run_while_leading(lambda lead: small_orchestrator.work(store, Unfenced(store, lead)))  # type: ignore[arg-type]
+
+    with pytest.raises(SimulationFailed):
+        simulate(
+            program,
+            setup=setup,
+            check=lambda view: placed(view, "web:1"),
+            always=lambda view: len(view.list_containers()) <= 3,
+            seeds=range(60),
+            steps=60,
+        )
 
 
 def leader(store: wr.Store) -> None:
