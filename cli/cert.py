@@ -27,7 +27,7 @@ from .common import (
     wants_json,
     wants_wide,
 )
-from .tables import Column, print_fields, print_table, time_shown
+from .tables import Column, end_shown, print_fields, print_table, time_shown
 
 if TYPE_CHECKING:
     from warren_raft.certificates.ca import Authority, CertificateFacts
@@ -442,14 +442,22 @@ def _authority(authority: Authority) -> dict[str, Any]:
 def _newest(certificates: Sequence[Mapping[str, str]], *, wide: bool) -> tuple[object, object]:
     if not certificates:
         return None, None
-    return certificates[-1]["serial"], time_shown(certificates[-1]["not_after"], wide=wide)
+    ends = certificates[-1]["not_after"]
+    return certificates[-1]["serial"], ends if wide else end_shown(ends)
 
 
 def _time(name: str, value: object, *, wide: bool) -> object:
     if name not in ("not_before", "not_after"):
         return value
-    return value if wide else f"{value} ({time_shown(str(value), wide=False)})"
+    return value if wide else f"{value} ({_validity(name, str(value))})"
+
+
+def _validity(name: str, time: str) -> str:
+    if name == "not_after":
+        return end_shown(time)
+    shown = str(time_shown(time, wide=False))
+    return f"NOT VALID YET, {shown}" if shown.startswith("in ") else f"since {shown}"
 
 
 def _shown(row: Mapping[str, str], names: Sequence[str]) -> list[object]:
-    return [time_shown(row[name], wide=wants_wide()) if name == "not_after" else row[name] for name in names]
+    return [end_shown(row[name]) if name == "not_after" and not wants_wide() else row[name] for name in names]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from .common import WarrenCommand, manager, print_json, wants_json, wants_wide
-from .tables import Column, age, one_line, print_fields, print_table, print_text, time_shown
+from .tables import Column, age, end_shown, one_line, print_fields, print_table, print_text, time_shown
 
 CHECK_CODES: Final[Mapping[str, int]] = {"healthy": 0, "degraded": 1, "no quorum": 6}
 NOT_LINES: Final = ("verdict", "waits")
@@ -93,8 +93,9 @@ def _line(name: str, value: Any, *, wide: bool) -> tuple[str, Any]:
 
 
 def _certificate_line(certificate: Mapping[str, Any], *, wide: bool) -> str:
-    ends = time_shown(certificate["not_after"], wide=wide)
-    return f"expires {ends}, serial {certificate['serial']}, trust domain {certificate['trust_domain']}"
+    ends = certificate["not_after"] if wide else end_shown(certificate["not_after"])
+    text = ends if ends.startswith("EXPIRED") else f"expires {ends}"
+    return f"{text}, serial {certificate['serial']}, trust domain {certificate['trust_domain']}"
 
 
 def _backup_line(backup: Mapping[str, Any], *, wide: bool) -> str:

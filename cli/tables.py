@@ -74,6 +74,12 @@ def time_shown(time: str | None, *, wide: bool) -> str | None:
     return age(seconds) if seconds >= 0 else f"in {age(-seconds)}"
 
 
+def end_shown(time: str) -> str:
+    """The end of something that is valid until then: `in 5h`, or `EXPIRED 3d ago`."""
+    shown = str(time_shown(time, wide=False))
+    return shown if shown.startswith("in ") else f"EXPIRED {shown} ago"
+
+
 # Layout --------------------------------------------------------------------------------------------------------------
 
 

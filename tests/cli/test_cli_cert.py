@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 from cli_support import Command, StartManager, free_addresses
 
 from warren_raft.certificates.join_files import JoinFile
+from warren_raft_cli import tables
 
 THREE = {"m1": "10.0.0.1:7946", "m2": "10.0.0.2:7946", "m3": "10.0.0.3:7946"}
 
@@ -42,6 +44,26 @@ def test_a_join_file_for_each_manager_of_a_new_cluster(warren: Command, ca: Path
     assert "in 364d" in warren("cert", "show", "new.join").text
     assert more[0]["serial"] in warren("cert", "show", ca).text
     assert warren("cert", "show", ca / "ca.pem", "-o", "json").json["ca"] == shown["ca"]
+
+
+def test_a_certificate_that_is_not_valid_now_stands_out(
+    warren: Command, ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a fault: a certificate that had expired 97 days ago was shown with `(97d)`.)"""
+    warren("cert", "issue", "m4=10.0.0.4:7946", "--ca", ca)
+    assert "(since 1h)" in warren("cert", "show", "m4.join").text
+    for days, says in ((-2, "(NOT VALID YET, in 47h)"), (465, "(EXPIRED 100d ago)")):
+        monkeypatch.setattr(tables, "datetime", clock_moved(timedelta(days=days)))
+        assert says in warren("cert", "show", "m4.join").text
+
+
+def clock_moved(by: timedelta) -> type[datetime]:
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Moved:
+            return cls.fromtimestamp((datetime.now(tz) + by).timestamp(), tz)
+
+    return Moved
 
 
 def test_one_manager_alone_is_told_that_it_will_wait(warren: Command, ca: Path) -> None:

@@ -78,9 +78,9 @@ class Credentials:
         certificate = _proved(server, client, where, node_id)
         try:
             identity = _identity(certificate)
-            _check_dates(certificate, server, time.time() if now is None else now)
+            _check_dates(certificate, server, time.time() if now is None else now, "this host's clock")
         except NotAccepted as error:
-            raise _refusal(where, node_id, str(error)) from None
+            raise _refusal(where, node_id, str(error), _ABOUT_CLOCKS.get(error.code, "")) from None
         if identity.node_id != node_id:
             raise _refusal(where, node_id, f"{CERTIFICATE} is the certificate of {identity.node_id}, not of {node_id}")
         return cls(where, identity, _seconds(certificate["notBefore"]), server, client)
@@ -102,7 +102,7 @@ class Credentials:
                 f"the certificate of {identity.node_id} is of the trust domain {identity.trust_domain}, "
                 f"this manager's is of {self.trust_domain}: they belong to different clusters",
             )
-        _check_dates(certificate, self.server, now)
+        _check_dates(certificate, self.server, now, "the clock of the manager that checked it")
         return identity
 
 
@@ -172,24 +172,24 @@ def _identity(certificate: Mapping[str, Any]) -> Identity:
     return Identity(trust_domain, node_id, serial, _seconds(certificate["notAfter"]))
 
 
-def _check_dates(certificate: Mapping[str, object], context: ssl.SSLContext, now: float) -> None:
+def _check_dates(certificate: Mapping[str, object], context: ssl.SSLContext, now: float, clock: str) -> None:
     """Check the dates of the certificate, and of the CA that issued it. Raises NotAccepted.
 
     While a CA is replaced, a certificate of the new CA may chain to the old one. Then one trusted CA must be
     valid.
     """
-    _check_valid("certificate", certificate, now)
+    _check_valid("certificate", certificate, now, clock)
     trusted = context.get_ca_certs()
     issuers = [ca for ca in trusted if ca["subject"] == certificate["issuer"]] or trusted
     if not any(_is_valid(ca, now) for ca in issuers):
-        _check_valid("CA's certificate", issuers[0], now)
+        _check_valid("CA's certificate", issuers[0], now, clock)
 
 
 def _is_valid(certificate: Mapping[str, Any], now: float) -> bool:
     return _seconds(certificate["notBefore"]) <= now <= _seconds(certificate["notAfter"])
 
 
-def _check_valid(what: str, certificate: Mapping[str, Any], now: float) -> None:
+def _check_valid(what: str, certificate: Mapping[str, Any], now: float, clock: str) -> None:
     if _is_valid(certificate, now):
         return
     begins, ends = _seconds(certificate["notBefore"]), _seconds(certificate["notAfter"])
@@ -197,7 +197,7 @@ def _check_valid(what: str, certificate: Mapping[str, Any], now: float) -> None:
     raise NotAccepted(
         "not_yet_valid" if is_early else "expired",
         f"the {what} {'is not valid yet' if is_early else 'has expired'}: it is valid from {utc(begins)} to "
-        f"{utc(ends)}, and the clock of the manager that checked it says {utc(now)}",
+        f"{utc(ends)}, and {clock} says {utc(now)}",
     )
 
 
@@ -213,9 +213,20 @@ def _said(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _refusal(where: str, node_id: str, text: str) -> RefusedForSafety:
+def _refusal(where: str, node_id: str, text: str, first: str = "") -> RefusedForSafety:
+    """`first`: advice that comes before the usual one."""
     return RefusedForSafety(
-        f"{where}: {text}. Issue a certificate on the host that has the cluster's CA "
+        f"{where}: {text}. {first}Issue a certificate on the host that has the cluster's CA "
         f"(warren-raft cert issue {node_id} --ca DIR --address HOST:PORT -o {node_id}.join), and start this manager "
         f"with --join {node_id}.join; if it runs, type warren-raft cert renew {node_id}.join --data-dir DIR"
     )
+
+
+_ABOUT_CLOCKS: Final = {
+    "not_yet_valid": (
+        "The clock of this host is probably wrong: set it (timedatectl), and start this manager again. If it is right, "
+        "the clock of the CA's host was wrong when the certificate was issued: set that one first. "
+    ),
+    "expired": "If the clock of this host is wrong, set it (timedatectl), and start this manager again. Otherwise: ",
+}
+"""A wrong clock and a wrong certificate look alike, and a new certificate does not help against a wrong clock."""

@@ -188,6 +188,6 @@ class Applying:
             text = "commands of this level are used from now on; older releases are not let in any more"
             node, level = self._context.node_id, machine.level
             log_event(
-                logger, logging.INFO, "level of the command set raised", text, node=node, level=level, index=index
+                logger, logging.INFO, "level of the command set raised", text, node=node, state_level=level, index=index
             )
         self._peers.adopt(membership)
