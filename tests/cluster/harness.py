@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tests.busy_machine import in_time
+from tests.cluster import nursery
 from tests.cluster.checkers import State, check, check_linearizability
 from tests.cluster.history import History
 from tests.cluster.network import Network
@@ -85,11 +86,15 @@ class Process:
     """One run of a manager, from its start to its end."""
 
     def __init__(self, settings: dict[str, Any], log: Path, prefix: Sequence[str] = ()) -> None:
-        command = [*prefix, sys.executable, "-m", "tests.cluster.manager_process", json.dumps(settings)]
-        with open(log, "ab") as stderr:
-            self.popen = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=PROJECT
-            )
+        self.popen: subprocess.Popen[bytes] | nursery.Fork
+        if prefix:
+            command = [*prefix, sys.executable, "-m", "tests.cluster.manager_process", json.dumps(settings)]
+            with open(log, "ab") as stderr:
+                self.popen = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=PROJECT
+                )
+        else:
+            self.popen = nursery.fork(settings, log)
         self.pid = self.popen.pid
         self.is_paused = False
         self.opened: Future[str] = Future()

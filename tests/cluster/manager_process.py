@@ -98,6 +98,10 @@ class ManagerProcess:
     def wait_ready(self, timeout: float) -> None:
         self.store.wait_ready(timeout)
 
+    def hash_of_a_text(self) -> int:
+        """It shows the seed of this process."""
+        return hash("a text")
+
     # Load
 
     def start_load(self, threads: int, timeout: float | None = None) -> None:
@@ -376,7 +380,8 @@ def answer(manager: ManagerProcess, request: dict[str, Any], say: Any) -> None:
         say({"number": number, "result": result})
 
 
-def main() -> None:
+def run(settings: dict[str, Any]) -> None:
+    """Be this manager, to the end of the process."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1)  # the harness sends it when it gives up waiting
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s")
@@ -391,7 +396,6 @@ def main() -> None:
             while line:
                 line = line[os.write(1, line) :]
 
-    settings = json.loads(sys.argv[1])
     if "network" in settings:
         dial_through(settings["network"], settings["config"]["node_id"])
     if settings.get("compaction"):
@@ -420,4 +424,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(json.loads(sys.argv[1]))
