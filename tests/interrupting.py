@@ -12,7 +12,6 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Callable
-from functools import cache
 from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -80,7 +79,9 @@ class At:
         code = frame.f_code
         if code.co_filename.endswith(PURE) or TESTS in code.co_filename or _is_swallowed(frame):
             return None
-        is_place = (OURS in code.co_filename and not self._real) or _lets_signals_in(code, frame.f_lasti)
+        everywhere = not self._real and OURS in code.co_filename
+        places = frozenset() if everywhere else _places_of(code)
+        is_place = everywhere or frame.f_lasti in places
 
         def stepped(frame: FrameType, event: str, _argument: Any) -> Any:
             nonlocal is_place
@@ -89,7 +90,7 @@ class At:
             elif event == "opcode":
                 if is_place:
                     self._reached(frame)
-                is_place = (OURS in code.co_filename and not self._real) or _lets_signals_in(code, frame.f_lasti)
+                is_place = everywhere or frame.f_lasti in places
             return stepped
 
         frame.f_trace = stepped  # before the next line: Python 3.13 looks at it
@@ -101,6 +102,7 @@ class At:
         self.seen += 1
         if self.seen == self._number:
             self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+            sys.settrace(None)  # the rest of the call needs no steps; an exception of the action would end them too
             self._action()
 
 
@@ -113,11 +115,17 @@ def _is_swallowed(frame: FrameType | None) -> bool:
     return False
 
 
-def _lets_signals_in(code: CodeType, offset: int) -> bool:
-    return offset in _places(code)
+_known: dict[int, tuple[CodeType, frozenset[int]]] = {}
+"""By the id of the code, which stays in use here: the hash of a code object takes longer than a step."""
 
 
-@cache
+def _places_of(code: CodeType) -> frozenset[int]:
+    found = _known.get(id(code))
+    if found is None:
+        found = _known[id(code)] = (code, _places(code))
+    return found[1]
+
+
 def _places(code: CodeType) -> frozenset[int]:
     """The offsets of the instructions that let signals in. Python raises the handler's exception inside the
     instruction; tracing can raise it only at the next one. So an instruction at the end of a `with` or `try` block is

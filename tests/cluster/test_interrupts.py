@@ -31,6 +31,8 @@ from tests.interrupting import At, Interrupted, interrupt, interrupted, sweep
 from warren_raft.store import reader_slots
 
 DEADLINE = 60.0
+ELECTION_SECONDS = 0.05
+"""A manager that starts waits for a part of this before it leads, although it is alone. Some tests start hundreds."""
 Any_Store = wr.ReplicatedStore | wr.LocalStore
 
 
@@ -44,7 +46,15 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
         return lambda: wr.LocalStore(tmp_path / "store")
     address = f"127.0.0.1:{free_ports(1)[0]}"
     members = {"m1": address}
-    config = wr.Config(node_id="m1", data_dir=tmp_path / "store", listen=address, members=members, admin=False)
+    config = wr.Config(
+        node_id="m1",
+        data_dir=tmp_path / "store",
+        listen=address,
+        members=members,
+        admin=False,
+        heartbeat_interval_seconds=0.02,
+        election_timeout_seconds=ELECTION_SECONDS,
+    )
     return lambda: wr.ReplicatedStore(config)
 
 
