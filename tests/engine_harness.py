@@ -48,7 +48,7 @@ from warren_raft.raft.events import (
 from warren_raft.raft.lanes import Lane
 from warren_raft.raft.large import LARGE_BYTES
 from warren_raft.raft.log.log import Batch, Entry, Log
-from warren_raft.raft.membership import Origin
+from warren_raft.raft.membership import FIRST_LEVEL, Origin
 from warren_raft.raft.messages import lane_of
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
@@ -190,9 +190,11 @@ class Cluster:
         snapshot_after_bytes: int = 1 << 40,
         large_bytes: int = LARGE_BYTES,
         trust_domain: str = "",
+        level_max: int = FIRST_LEVEL,
         start: bool = True,
     ) -> None:
-        """`trust_domain`: if it is given, links are under TLS, and each manager has a certificate of this domain."""
+        """`trust_domain`: if it is given, links are under TLS, and each manager has a certificate of this domain.
+        `level_max`: the highest level of the command set that the managers read."""
         self.random = Random(seed)
         self.now = 1000.0
         self.make_machine = make_machine
@@ -200,6 +202,7 @@ class Cluster:
         self.snapshot_after_bytes = snapshot_after_bytes
         self.large_bytes = large_bytes
         self.trust_domain = trust_domain
+        self.level_max = level_max
         self.certificates: dict[str, Identity] = {}
         """The certificate of each manager, made at its first start if there is a trust domain."""
         self.nodes: dict[str, Node] = {}
@@ -244,8 +247,10 @@ class Cluster:
         address: str | None = None,
         bootstrap: bool = True,
         hints: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        level_max: int | None = None,
     ) -> Node:
-        """Start or restart a manager. `members`: its configured initial members, `initial` unless given."""
+        """Start or restart a manager. `members`: its configured initial members, `initial` unless given. `level_max`:
+        of its release, that of the cluster unless given."""
         if address is not None:
             self.addresses[id_] = address
         configured = dict(self.initial if members is None else members)
@@ -270,6 +275,7 @@ class Cluster:
             bootstrap=bootstrap,
             hints=hints,
             identity=self.certificate(id_),
+            level_max=self.level_max if level_max is None else level_max,
         )
         engine = Engine(
             settings,

@@ -99,10 +99,11 @@ class ListMachine:
 
     def dump(self) -> bytes:
         answered = sorted(self.answered, key=repr)
-        return bytes(cbor2.dumps([self.applied_index, self.applied_term, self.applied, answered, self.membership]))
+        position = [self.applied_index, self.applied_term]
+        return bytes(cbor2.dumps([*position, self.applied, answered, self.membership, self.level]))
 
     def load(self, data: bytes) -> None:
-        self.applied_index, self.applied_term, self.applied, answered, self.membership = cbor2.loads(data)
+        self.applied_index, self.applied_term, self.applied, answered, self.membership, self.level = cbor2.loads(data)
         self.answered = {(session, sequence) for session, sequence in answered}
         self._note_digest()
 
@@ -146,7 +147,7 @@ class ListSnapshots:
         """The state of a new cluster and a snapshot of it, as `snapshot restore` leaves them."""
         snapshots = cls(make_machine)
         machine = snapshots.machine
-        machine.load(cbor2.dumps([index, 0, list(applied), [], None]))
+        machine.load(cbor2.dumps([index, 0, list(applied), [], None, machine.level]))
         snapshots.held = [Held(machine.dump(), index, 0)]
         return snapshots
 

@@ -445,7 +445,7 @@ def judge(
             return refusal
     if _are_of_two_clusters(mine, theirs):
         return Refusal(OTHER_CLUSTER, f"{_belonging(mine)}, {_belonging(theirs)}")
-    return _judge_membership(mine, theirs, membership, configured, identity) or _judge_release(theirs, level)
+    return _judge_membership(mine, theirs, membership, configured, identity) or judge_release(theirs, level)
 
 
 def _judge_membership(
@@ -462,7 +462,7 @@ def _judge_membership(
     return _judge_before_cluster(mine, theirs, configured)
 
 
-def _judge_release(theirs: Hello, level: int) -> Refusal | None:
+def judge_release(theirs: Hello, level: int) -> Refusal | None:
     """A manager that cannot read the commands of this cluster must get none of them."""
     return (
         Refusal(OLDER_RELEASE, too_old(theirs.node_id, theirs.level_max, level)) if theirs.level_max < level else None

@@ -18,7 +18,7 @@ from warren_raft.raft.elections import Elections
 from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leading import Leading
-from warren_raft.raft.membership import Hello, Membership
+from warren_raft.raft.membership import Hello, Membership, judge_release
 from warren_raft.raft.messages import HealthReport
 from warren_raft.raft.refusals import Refusals, removed
 from warren_raft.raft.settling import Settling
@@ -74,6 +74,10 @@ class Peers:
     def link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None) -> None:
         if self._roster.is_foreign(hello):  # it was let in, and this manager has come to know its cluster since
             self._outbox.add(CloseLink(number, f"{peer} belongs to another cluster"))
+            return
+        too_old = judge_release(hello, self._context.machine.level)
+        if too_old is not None:  # the same: the level was raised since
+            self._outbox.add(CloseLink(number, too_old.text))
             return
         self._refusals.link_up(peer)
         self._outbox.link_up(peer, number)
@@ -131,6 +135,7 @@ class Peers:
         if is_first:
             self._meet_non_members_again()
         self._follow_list()
+        self._dismiss_older()
         self.keep_list()
 
     def replace(self, membership: Membership | None) -> None:
@@ -139,6 +144,7 @@ class Peers:
         self._roster.replace(membership)
         if is_first and self._roster.membership is not None:
             self._meet_non_members_again()
+        self._dismiss_older()
         self.check_not_removed()
 
     def _follow_list(self) -> None:
@@ -173,6 +179,14 @@ class Peers:
             self._core.learner_disconnected(peer)
             self._guard.forget(peer)
             self._outbox.close_link(peer, f"{peer} was removed from the cluster")
+
+    def _dismiss_older(self) -> None:
+        """Managers of older releases were let in while the level was lower. Their next hello is refused, with the
+        reason."""
+        for peer, link in sorted(self._roster.links.items()):
+            too_old = judge_release(link.hello, self._context.machine.level)
+            if too_old is not None:
+                self._outbox.close_link(peer, too_old.text)
 
     # Settled lists -----------------------------------------------------------------------------------------------
 

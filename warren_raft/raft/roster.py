@@ -25,6 +25,7 @@ from warren_raft.raft.membership import (
     Membership,
     Origin,
     judge,
+    judge_release,
     read_note,
 )
 from warren_raft.raft.refusal import Refusal
@@ -317,7 +318,7 @@ class Roster:
         except ValueError as error:
             return Refusal(MALFORMED, str(error))
         is_of_removed = refusal is not None and refusal.code in (REMOVED, REMOVED_CERTIFICATE)
-        return None if is_of_removed and self._is_leaving(theirs) else refusal
+        return judge_release(theirs, level) if is_of_removed and self._is_leaving(theirs) else refusal
 
     def link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None, now: float) -> None:
         self.links[peer] = Link(number, hello, identity, heard_at=now, since=now)
