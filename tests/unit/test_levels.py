@@ -25,7 +25,9 @@ from tests.unit.test_opening import STARTS, config, opened
 from tests.unit.test_writes import Sent
 from warren_raft.fsm.machine import StateMachine, recompute_digest
 from warren_raft.maintenance import recover
-from warren_raft.manager.session import BarrierWrite
+from warren_raft.manager.barrier_calls import BarrierCall
+from warren_raft.manager.calls import WriteCalls
+from warren_raft.manager.session import BarrierWrite, Write
 from warren_raft.raft import levels as of_members
 from warren_raft.raft.membership import FORM, OLDER_RELEASE, RAISE, Change, Hello, Member, Membership, judge
 from warren_raft.raft.roster import Roster
@@ -148,6 +150,43 @@ def test_a_barrier_that_is_a_command_fails_as_a_barrier() -> None:
     for error in (barrier.late(), raised.value):
         assert not error.of_write
         assert not error.maybe_applied
+
+
+class Submitted(Exception):
+    """A call was submitted."""
+
+
+def barriers_of(level: int, *, in_cluster: bool) -> list[object]:
+    """The calls that the barriers of a thread and of a coroutine make, at a manager whose state has that level."""
+    calls: list[object] = []
+
+    def submit(call: object) -> bool:
+        calls.append(call)
+        raise Submitted
+
+    engine = SimpleNamespace(level=level, membership="a list" if in_cluster else None, is_full=False)
+    driver: Any = SimpleNamespace(engine=engine, submit=submit, submitted=[], stamps=None)
+    life: Any = SimpleNamespace(require=lambda: None)
+    unused: Any = None
+    writes = Sent().writes
+    made = WriteCalls(
+        "m1", 5.0, life=life, driver=driver, writes=writes, space=unused, request_memory=unused, revision=int
+    )
+    for ask in (lambda: made.barrier(None), lambda: made.begin_barrier(None, cast(Any, None))):
+        with pytest.raises(Submitted):
+            ask()
+    return calls
+
+
+@pytest.mark.parametrize("in_cluster", [True, False])
+def test_a_barrier_at_level_1_passes_through_the_log(in_cluster: bool) -> None:
+    """(Pins a fault: a manager that was not yet added to a cluster of the older release asked its leader, which does
+    not know the question. The barrier waited until its deadline.)"""
+    for call in barriers_of(1, in_cluster=in_cluster):
+        assert isinstance(call, Write)
+        assert call.data == (encode_operations(()) if in_cluster else encode_body(()))
+        assert in_version_1(call.data) == encode_operations(())
+    assert all(isinstance(call, BarrierCall) for call in barriers_of(2, in_cluster=in_cluster))
 
 
 # ---- the members

@@ -41,6 +41,12 @@ def is_below(engine: Engine, level: int) -> bool:
     return engine.level < level and engine.membership is not None
 
 
+def needs_entry(engine: Engine) -> bool:
+    """Whether a barrier passes through the log as a command without operations: a leader of an older release does not
+    know its questions. A manager that knows no cluster yet may be added to one that has such a leader."""
+    return engine.level < levels.BEATS
+
+
 def too_new(engine: Engine) -> str:
     """Why no command of the newest version may be sent; "": it may."""
     return "" if engine.level >= levels.WITH_ALL else f"the write {why_not_raised(engine)}"
@@ -139,7 +145,7 @@ class WriteCalls:
         is_default = timeout is None  # nearly always
         deadline = time.monotonic() + self._timeout_seconds if is_default else timeouts.deadline(timeout)
         self._life.require()
-        if is_below(self._engine, levels.BEATS):
+        if needs_entry(self._engine):
             return self._barrier_by_write(timeout)
         barrier = BarrierCall(deadline, self._writes.barriers.ended, thread=threading.get_ident())
         barrier.prepare_wait()
@@ -156,8 +162,7 @@ class WriteCalls:
         return self._revision()
 
     def _barrier_by_write(self, timeout: float | None) -> int:
-        """While the cluster is at level 1, the leader may be of a release that does not know the questions of barriers.
-        A command without operations passes through the log in their place."""
+        """The revision after a command without operations, which has passed through the log."""
         try:
             return self.run((), timeout)
         except Unavailable as error:
@@ -167,7 +172,7 @@ class WriteCalls:
         """The same for a coroutine: it has awaited its own writes."""
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
-        if is_below(self._engine, levels.BEATS):
+        if needs_entry(self._engine):
             write = self._made((), timeout, "", None, BarrierWrite)
             write.landing = landing
             self._submit_without_waiting(write)
