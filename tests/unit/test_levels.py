@@ -67,11 +67,11 @@ def digest_of(machine: StateMachine) -> bytes:
 def test_the_level_is_part_of_the_state_and_never_falls(machine: StateMachine) -> None:
     assert machine.level == levels.FIRST
     before = machine.digest
-    machine.apply_level(2, 1, 2)
+    machine.apply(2, 1, [], 2)
     assert machine.level == 2
     assert machine.digest not in (before, bytes(32))
     machine.apply_membership(3, 1, "c", b"members", 1)
-    machine.apply_level(4, 1, 1)
+    machine.apply(4, 1, [], 1)
     assert machine.level == 2
     assert machine.digest == digest_of(machine)
     assert StateMachine(machine.database).committed == machine.committed
@@ -92,10 +92,10 @@ def test_a_level_of_a_newer_release_stops_the_manager_and_changes_nothing(machin
     with pytest.raises(
         wr.RefusedForSafety, match="log entry 2 uses level 3 of the command set, and this release reads"
     ):
-        machine.apply_level(2, 1, levels.NEWEST + 1)
+        machine.apply(2, 1, [], levels.NEWEST + 1)
     machine.settle()
     assert machine.committed == before
-    machine.apply_level(2, 1, levels.NEWEST)
+    machine.apply(2, 1, [], levels.NEWEST)
 
 
 # ---- commands of each level
@@ -325,6 +325,30 @@ def test_a_release_that_does_not_read_the_level_refuses_the_data_and_changes_not
         assert store.get_node("n1").id == "n1"
 
 
+def test_a_local_store_of_the_release_before_opens_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first write raises the level. (Pins a fault: opening raised the level, and failed without space.)"""
+
+    def full(*_: object, **__: object) -> None:
+        raise wr.StorageFull("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(levels, "NEWEST", levels.FIRST)
+        with wr.LocalStore(tmp_path) as store:
+            store.create_node(wr.Node(id="n1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(StateMachine, "_apply", full)
+        with wr.LocalStore(tmp_path) as store:
+            assert store.get_node("n1").id == "n1"
+            with pytest.raises(wr.StorageFull):
+                store.delete_node("n1")
+            assert store.status().level == levels.FIRST
+    with wr.LocalStore(tmp_path) as store:
+        assert store.delete_node("n1") == 2
+        assert store.status().level == levels.NEWEST
+
+
 def test_a_log_that_goes_on_at_a_level_of_a_newer_release_is_refused_at_the_start(tmp_path: Path) -> None:
     opened(tmp_path).close(failed=False)
     append(tmp_path, Change(RAISE, level=levels.NEWEST + 1), committed=False)
@@ -337,7 +361,7 @@ def test_a_log_that_goes_on_at_a_level_of_a_newer_release_is_refused_at_the_star
 def test_restored_data_keep_their_level(tmp_path: Path) -> None:
     with Database.open(tmp_path / "old", sync=False) as database:
         machine = StateMachine(database)
-        machine.apply_level(2, 1, levels.NEWEST)
+        machine.apply(2, 1, [], levels.NEWEST)
         write(database, tmp_path / "saved", created_at=datetime.now(UTC), node_id="m1", quorum=True)
     restore(tmp_path / "saved", tmp_path / "new", node_id="m1", members={"m1": "127.0.0.1:7"})
     directory = opened(tmp_path / "new")

@@ -74,11 +74,11 @@ class Held:
         self._apply: Callable[..., list[Result]] = store._machine.apply
         monkeypatch.setattr(store._machine, "apply", self._held_apply)
 
-    def _held_apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
+    def _held_apply(self, index: int, term: int, commands: Sequence[bytes], level: int) -> list[Result]:
         self.sizes.append(len(commands))
         self._started.release()
         assert self._go.acquire(timeout=DEADLINE)
-        return self._apply(index, term, commands)
+        return self._apply(index, term, commands, level)
 
     def wait_started(self) -> None:
         assert self._started.acquire(timeout=DEADLINE)
@@ -600,11 +600,11 @@ def test_a_disk_that_breaks_when_it_is_nearly_full_ends_writing_too(
     errors = iter([None, StorageFull("full"), None, StorageFailed("state", "input/output error", 5)])
     real = held._apply
 
-    def apply_or_raise(index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
+    def apply_or_raise(index: int, term: int, commands: Sequence[bytes], level: int) -> list[Result]:
         error = next(errors)
         if error is not None:
             raise error
-        return real(index, term, commands)
+        return real(index, term, commands, level)
 
     held._apply = apply_or_raise
     held.go(10)

@@ -127,15 +127,15 @@ class StateMachine:
             self._examined[command] = found
         return ""
 
-    def apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
+    def apply(self, index: int, term: int, commands: Sequence[bytes], level: int = levels.FIRST) -> list[Result]:
         """Carry out the commands of an entry, one result for each. (A new leader begins with an entry without
-        commands.)
+        commands.) `level`: raise the level of the command set to it, in the same transaction.
 
         A failed command does not undo the others. Raises InvariantViolation if `index` is not the next index,
-        UnknownCommandVersion, StorageFull and StorageFailed; in these cases nothing is changed. A wrong command never
-        raises.
+        UnknownCommandVersion, StorageFull and StorageFailed, and RefusedForSafety for a level that this release does
+        not read; in these cases nothing is changed. A wrong command never raises.
         """
-        return self._apply(index, ((term, commands),))[0]
+        return self._apply(index, ((term, commands),), level=level)[0]
 
     def apply_all(self, index: int, entries: Sequence[tuple[int, Sequence[bytes]]]) -> list[list[Result]]:
         """Carry out entries in a row, of which `index` is the first, in one transaction; each is (term, commands).
@@ -150,13 +150,9 @@ class StateMachine:
     ) -> None:
         """Store the members (opaque here) and the cluster's id, and raise the level of the command set to `level`.
 
-        Raises the same errors as `apply`, and RefusedForSafety for a level that this release does not read.
+        Raises the same errors as `apply`.
         """
         self._apply(index, ((term, ()),), (cluster_id, membership), level)
-
-    def apply_level(self, index: int, term: int, level: int) -> None:
-        """Raise the level of the command set. Raises the same errors as `apply_membership`."""
-        self._apply(index, ((term, ()),), level=level)
 
     def settle(self) -> None:
         """After an apply that raised: read from the database whether its commit succeeded.

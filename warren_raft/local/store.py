@@ -173,7 +173,6 @@ class LocalStore(Store):
             held.callback(database.close)
             self._machine = StateMachine(database)
             _refuse_replica(self._machine, path)
-            _raise_level(self._machine)
             held.pop_all()
         self._room = _Room(database)
         self._database = database
@@ -444,7 +443,8 @@ class LocalStore(Store):
         self._look()
         machine = self._machine
         machine.settle()
-        results = machine.apply(machine.applied_index + 1, 0, requests)
+        # Nobody else has to read the commands of this store, so it uses all of them from its first write on.
+        results = machine.apply(machine.applied_index + 1, 0, requests, levels.NEWEST)
         ring = self._ring
         if ring is not None:
             ring()
@@ -623,12 +623,6 @@ class _Standing:
 
     def require(self) -> None:
         self._store._require_open()
-
-
-def _raise_level(machine: StateMachine) -> None:
-    """Nobody else has to read the commands of this store, so it uses all of them from its first start on."""
-    if machine.level < levels.NEWEST:
-        machine.apply_level(machine.applied_index + 1, 0, levels.NEWEST)
 
 
 def _refuse_replica(machine: StateMachine, path: str) -> None:
