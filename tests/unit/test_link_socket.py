@@ -156,6 +156,19 @@ def test_the_end_that_the_peer_makes(rig: Rig, is_reset: bool) -> None:
     rig.run(scene)
 
 
+def test_the_end_that_the_peer_makes_is_told_although_bytes_are_unsent(rig: Rig) -> None:
+    """(Pins a fault: the connection waited for a peer that took no more bytes, and ended as silent seconds later.)"""
+
+    async def scene() -> None:
+        rig.socket.write(bytes(20_000_000))
+        assert rig.socket.unsent_bytes
+        rig.peer.shutdown(socket.SHUT_WR)
+        await rig.receiver.until(lambda: rig.receiver.ends == [None])
+        assert rig.socket.descriptor == -1
+
+    rig.run(scene)
+
+
 def test_an_error_in_the_connection_costs_it_and_is_told(rig: Rig) -> None:
     async def scene() -> None:
         def fail() -> None:

@@ -102,7 +102,7 @@ class LinkSocket:
             self._end(error)
             return
         if not count:
-            self.close()
+            self._end(None)  # the peer has ended: no byte that is unsent will arrive
             return
         try:
             receiver.received(count)
