@@ -28,14 +28,25 @@ class Crafter:
         digest = hashlib.sha384 if "384" in cipher else hashlib.sha256
         key_bytes = 32 if "256_GCM" in cipher else 16
         rows = [line.split() for line in key_log.read_text().splitlines()]
-        secret = next(bytes.fromhex(row[2]) for row in rows if row[0] == f"{side}_TRAFFIC_SECRET_0")
+        self._digest, self._key_bytes = digest, key_bytes
+        self._use(next(bytes.fromhex(row[2]) for row in rows if row[0] == f"{side}_TRAFFIC_SECRET_0"))
 
-        def expand(label: bytes, size: int) -> bytes:
-            label = b"tls13 " + label
-            info = struct.pack(">HB", size, len(label)) + label + b"\0\1"
-            return hmac.new(secret, info, digest).digest()[:size]
+    def _use(self, secret: bytes) -> None:
+        self._secret = secret
+        self._key, self._iv, self._count = AESGCM(self._expand(b"key", self._key_bytes)), self._expand(b"iv", 12), 0
 
-        self._key, self._iv, self._count = AESGCM(expand(b"key", key_bytes)), expand(b"iv", 12), 0
+    def _expand(self, label: bytes, size: int) -> bytes:
+        label = b"tls13 " + label
+        info = struct.pack(">HB", size, len(label)) + label + b"\0\1"
+        return hmac.new(self._secret, info, self._digest).digest()[:size]
+
+    def updates(self, count: int) -> bytes:
+        """So many KeyUpdates. The records after each have the next keys."""
+        records = bytearray()
+        for _ in range(count):
+            records += self.record(HANDSHAKE, KEY_UPDATE)
+            self._use(self._expand(b"traffic upd", self._digest().digest_size))
+        return bytes(records)
 
     def record(self, kind: int, data: bytes) -> bytes:
         inner = data + bytes([kind])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import re
 import socket
@@ -50,7 +51,7 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.raft.links import connection as connection_module
 from warren_raft.raft.links import handshakes as handshakes_module
 from warren_raft.raft.links import transport as transport_module
-from warren_raft.raft.links.connection import REST_FOR_A_TURN, Connection
+from warren_raft.raft.links.connection import REST_FOR_A_TURN, TURN_SECONDS, Connection
 from warren_raft.raft.links.handshakes import MAX_UNFINISHED
 from warren_raft.raft.links.transport import MAX_GUESTS, LinkEnd, Timing
 from warren_raft.raft.links.wire import encode
@@ -704,5 +705,30 @@ def test_a_turn_that_brings_no_message_and_takes_long_makes_its_link_wait(
         monkeypatch.setattr(connection_module.time, "thread_time", lambda: float(next(clock)))
         b.transport._current["m1"]._read()  # nothing has come
         assert rests == [REST_FOR_A_TURN * 1.0]
+
+    scene()
+
+
+def test_a_first_turn_that_takes_long_makes_its_link_wait_too(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a fault: the bytes that came with the end of the handshake were a turn without a rest.)"""
+    reads: list[bool] = []
+    opened = Connection.open
+    clock = itertools.count(step=2 * TURN_SECONDS)
+
+    def open_slowly(connection: Connection, loop: asyncio.AbstractEventLoop, connected: socket.socket) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(connection_module.time, "thread_time", lambda: next(clock))
+            opened(connection, loop, connected)
+        assert connection._socket is not None
+        reads.append(connection._socket._reads)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        monkeypatch.setattr(Connection, "open", open_slowly)
+        await tls_pair(stage, authority, tmp_path)  # they go on after the rest
+        assert reads
+        assert not any(reads)
 
     scene()

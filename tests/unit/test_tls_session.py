@@ -100,3 +100,37 @@ def test_data_that_comes_with_the_end_of_the_handshake_is_read(tmp_path: Path) -
     assert pair.read() == b"early"
     pair.session.feed(pair.peer.write(b"late"))
     assert pair.read() == b"late"
+
+
+class Given:
+    """The bytes on their way to OpenSSL, and how many there were."""
+
+    def __init__(self, real: ssl.MemoryBIO) -> None:
+        self._real = real
+        self.size_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.size_bytes += len(data)
+        return self._real.write(data)
+
+    @property
+    def pending(self) -> int:
+        return self._real.pending
+
+
+@pytest.mark.parametrize("before", [b"", b"data"])
+def test_a_flood_of_records_without_data_is_an_error_after_the_first_of_them(tmp_path: Path, before: bytes) -> None:
+    """(Pins a fault: 256 KiB of KeyUpdates held the raft thread for 75 ms.)"""
+    pair = Pair(tmp_path, is_server=True)
+    given = Given(pair.session._incoming)
+    pair.session._incoming = given  # type: ignore[assignment]
+    first = pair.crafter.record(DATA, before) if before else b""
+    flood = pair.crafter.updates(2000)
+    pair.session.feed(first + flood)
+    with pytest.raises(NotData):
+        pair.read()
+    assert 0 < given.size_bytes <= 16_384 < len(flood)
+    pair.session.feed(b"and more")
+    with pytest.raises(NotData):
+        pair.read()
+    assert given.size_bytes <= 16_384

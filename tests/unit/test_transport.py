@@ -821,6 +821,29 @@ def test_a_link_whose_messages_take_long_to_decode_waits_longer(monkeypatch: pyt
     scene()
 
 
+def test_a_link_waits_also_if_each_turn_has_one_message_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(Pins a fault: a turn that read all bytes was not measured. A peer that sent the next such message when it knew
+    that the last one was taken had the whole raft thread.)"""
+    monkeypatch.setattr(connection_module, "TURN_SECONDS", 0.001)
+    monkeypatch.setattr(connection_module, "REST_FOR_A_TURN", 1e9)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.pair()
+        stranger = await stage.dial(b)
+        await stranger.shake_hands("m9")
+        dense = encode({"type": "x", "lists": [[]] * 30_000})
+        stranger.writer.write(dense)
+        await until(lambda: b.messages())
+        stranger.writer.write(dense)
+        for number in range(20):
+            a.send("m2", {"type": "honest", "number": number})
+            await until(lambda number=number: b.messages()[-1].get("number") == number)
+        assert [message["type"] for message in b.messages()].count("x") == 1
+
+    scene()
+
+
 @scenario
 async def test_a_caller_that_said_nothing_yet_has_nothing_to_refuse(stage: Stage) -> None:
     """(Pins a fault: the refusal "removed" as a stranger's first message stopped every manager.)"""

@@ -15,6 +15,9 @@ Buffer = bytes | bytearray | memoryview
 _ALERT: Final = "_ALERT_"
 _HEADER_BYTES: Final = 5
 """The header of a record: its type, a version, and the length of its body in two bytes."""
+_PIECE_BYTES: Final = 16 * 1024
+"""The most bytes that OpenSSL gets at once after the handshake. One call of it goes through all records without data
+that it has: 256 KiB of KeyUpdates take 75 ms. So the error comes after 5 ms."""
 
 
 class NotData(ssl.SSLError):
@@ -36,12 +39,13 @@ class Session:
     After the handshake, each record of the peer that has arrived whole has to give data.
     """
 
-    __slots__ = ("_begun", "_gave", "_head", "_incoming", "_is_shaken", "_missing", "_outgoing", "_tls")
+    __slots__ = ("_begun", "_gave", "_head", "_incoming", "_is_shaken", "_missing", "_outgoing", "_rest", "_tls")
 
     def __init__(self, context: ssl.SSLContext, *, is_server: bool) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
         self._is_shaken = False
+        self._rest = bytearray()  # bytes that OpenSSL has not got yet
         self._begun = 0  # records after the handshake of which the header has arrived
         self._missing = 0  # bytes of the newest of these records that have not arrived
         self._head = b""  # a header that has arrived in part
@@ -54,9 +58,31 @@ class Session:
 
     def feed(self, data: Buffer) -> None:
         """Take in encrypted bytes from the peer."""
+        if not self._is_shaken:
+            self._incoming.write(data)
+        elif self._rest or self._incoming.pending or len(data) > _PIECE_BYTES:
+            self._rest += data
+        else:  # nearly always
+            self._give(data)
+
+    def _give(self, data: Buffer) -> None:
         self._incoming.write(data)
-        if self._is_shaken:
-            self._count(data)
+        self._count(data)
+
+    def _give_more(self) -> bool:
+        """Give OpenSSL the next piece. False if there is none. Raises NotData for the pieces before."""
+        if not self._rest:
+            return False
+        self._require_data()
+        self._give(self._rest[:_PIECE_BYTES])
+        del self._rest[:_PIECE_BYTES]
+        return True
+
+    def _require_data(self) -> None:
+        """OpenSSL has taken in all bytes that it got, and all data were read: each whole record must have given some.
+        Raises NotData."""
+        if self._gave != self._begun - (self._missing > 0):
+            raise NotData
 
     def _count(self, data: Buffer) -> None:
         """Count the records in these bytes, which follow those that were counted before."""
@@ -92,11 +118,12 @@ class Session:
         at, size = 0, len(buffer)
         incoming = self._incoming
         has_more = incoming.pending or self._tls.pending()
-        while at < size and has_more:  # a read without bytes would cost another thread its turn
+        while at < size and (has_more or self._give_more()):  # a read without bytes would cost another thread its turn
             try:
                 count: Any = self._tls.read(size - at, buffer[at:])  # with a buffer, read returns the number
             except ssl.SSLWantReadError:
-                break
+                has_more = 0
+                continue
             except ssl.SSLZeroReturnError:
                 return at
             if count == 0:
@@ -105,8 +132,8 @@ class Session:
             if not self._tls.pending():  # a read takes data of one record at most
                 self._gave += 1
             has_more = incoming.pending  # the session has nothing left: there was room for more
-        if at < size and self._gave != self._begun - (self._missing > 0):
-            raise NotData
+        if at < size:
+            self._require_data()
         return at
 
     def write(self, data: Buffer) -> bytes:

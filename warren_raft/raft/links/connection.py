@@ -243,9 +243,9 @@ class Connection:
             self._socket.abort()
         elif self.dialled:
             self._write(self._owner.greeting())
+        self._socket.start()
         if self._session is not None:
             self._read()
-        self._socket.start()
 
     def received(self, count: int) -> None:
         if self.end is not None:
@@ -271,13 +271,11 @@ class Connection:
             message = self._next_message()
             if message is not None:
                 self._receive(message)
-                if reader.has_read_all and self._is_decrypted:
-                    break
             spent = time.thread_time() - begin
             if spent > TURN_SECONDS:
                 self._read_on_later(REST_FOR_A_TURN * spent)
                 break
-            if message is None:
+            if message is None or (reader.has_read_all and self._is_decrypted):
                 break
         else:
             self._read_on_later(PAUSE_SECONDS)
