@@ -139,6 +139,8 @@ class ListSnapshots:
         self.installed: list[int] = []
         """The index of each state that replaced another."""
         self.published: ListMachine = self.machine
+        self.verified_again = 0
+        """How often a snapshot was verified because a follower had fetched it in vain."""
         self.is_trusted = True
         """False after a power cut: the state is not read, and the next start rebuilds it."""
 
@@ -179,7 +181,8 @@ class ListSnapshots:
     def _find(self, sha: str) -> Held:
         return next(each for each in self.held if each.sha256 == sha)
 
-    def read(self, sha256: str, offset: int, size: int) -> Callable[[], bytes]:
+    def read(self, sha256: str, offset: int, size: int, *, again: bool = False) -> Callable[[], bytes]:
+        self.verified_again += again
         return lambda: self._find(sha256).data[offset : offset + size]
 
     def receive(self, sha256: str, offset: int, data: bytes, size: int) -> Callable[[], None]:

@@ -48,6 +48,9 @@ GIVE_UP_SECONDS: Final = 10.0
 """If a holder has sent nothing for this long, another may replace it. The fetched bytes stay, see `incoming`."""
 PINNED_SECONDS: Final = 60.0
 """A snapshot is kept for a follower for this long after the follower last asked for a chunk of it."""
+BEGINNINGS_MAX: Final = 3
+"""So often a follower may begin with one snapshot and have it kept for each new chunk: the bytes that it had fetched
+may have been damaged, or lost in a power cut. A follower that begins again and again would make the log grow."""
 ASKED_FOR_SECONDS: Final = 30.0
 """A follower may ask for a snapshot that it was not offered once in this time: one may have to be taken for it."""
 RETRY_SECONDS: Final = 10.0
@@ -80,6 +83,16 @@ class _Fetch:
     """A chunk is being written, or the whole file is being verified."""
 
 
+@dataclass(slots=True)
+class _Served:
+    """How far a follower is with a snapshot."""
+
+    offset: int
+    """Of the newest chunk that it asked for."""
+    beginnings: int = 1
+    """How often it began, or went back."""
+
+
 class Catchup:
     """For the raft thread or a simulator only."""
 
@@ -108,10 +121,10 @@ class Catchup:
         self._pins: dict[str, tuple[Snapshot, float]] = {}
         """Follower -> the snapshot that it fetches, and when it last asked for a new chunk."""
         self._with_wrong_state: set[str] = set()
-        """Followers that asked for a snapshot because their state is wrong. They may have every entry of our log
+        """Followers that were offered a snapshot because their state is wrong. They may have every entry of our log
         already, so their logs do not show when they have the snapshot."""
-        self._served: dict[tuple[str, str], int] = {}
-        """(follower, sha256 of a held snapshot) -> the highest offset that the follower asked for."""
+        self._served: dict[tuple[str, str], _Served] = {}
+        """(follower, sha256 of a held snapshot) -> how far it is."""
         self._asked_for: dict[str, float] = {}
         """Follower -> when it last asked for a snapshot that it was not offered."""
         self._reading: dict[str, Then] = {}
@@ -242,7 +255,10 @@ class Catchup:
         if self._now - self._offered.get(peer, -1e9) < OFFER_SECONDS:
             return
         self._offered[peer] = self._now
-        self._wanted_by.pop(peer, None)
+        if self._wanted_by.pop(peer, None) is None:
+            self._with_wrong_state.discard(peer)  # it is behind, so its log shows when it has the snapshot
+        else:
+            self._with_wrong_state.add(peer)
         self._outbox.send(
             peer,
             SnapshotOffer(sha256=snapshot.sha256, index=snapshot.index, size=snapshot.file_bytes),
@@ -255,6 +271,7 @@ class Catchup:
         if snapshot is None or offset >= snapshot.file_bytes or peer not in self._offered:
             self._outbox.send(peer, SnapshotGone(sha256))
             return
+        has_begun = (peer, sha256) in self._served
         self._pin(peer, snapshot, offset)
         if peer in self._reading:
             return
@@ -273,16 +290,24 @@ class Catchup:
             self._outbox.send(peer, chunk)
 
         self._reading[peer] = read
-        self._outbox.work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
+        in_vain = offset == 0 and has_begun
+        self._outbox.work(self.snapshots.read(sha256, offset, CHUNK_BYTES, again=in_vain), read)
 
     def _pin(self, peer: str, snapshot: Snapshot, offset: int) -> None:
         """Keep the snapshot and the log behind it, as long as the follower asks for new chunks. A follower that asks
         for the same chunk again and again would make the log grow for ever."""
         held = {each.sha256 for each in self.snapshots.held}
-        self._served = {of: highest for of, highest in self._served.items() if of[1] in held}
-        if offset > self._served.get((peer, snapshot.sha256), -1):
-            self._served[peer, snapshot.sha256] = offset
-            self._pins[peer] = (snapshot, self._now)
+        self._served = {of: served for of, served in self._served.items() if of[1] in held}
+        served = self._served.get((peer, snapshot.sha256))
+        if served is None:
+            self._served[peer, snapshot.sha256] = _Served(offset)
+        elif offset > served.offset:
+            served.offset = offset
+        elif offset < served.offset and served.beginnings < BEGINNINGS_MAX:
+            served.offset, served.beginnings = offset, served.beginnings + 1
+        else:
+            return
+        self._pins[peer] = (snapshot, self._now)
 
     def _unpin(self, guard: Guard) -> None:
         """Snapshots and the log do not wait any more for a follower that has the snapshot, or that asks no more."""
@@ -290,7 +315,6 @@ class Catchup:
             is_there = guard.match_index(peer) >= snapshot.index and peer not in self._with_wrong_state
             if is_there or self._now - since >= PINNED_SECONDS:
                 del self._pins[peer]
-                self._with_wrong_state.discard(peer)
 
     def _fetched_by(self, peer: str) -> Snapshot | None:
         """The snapshot that the follower has a part of, if it is still held, and our log goes on from its end."""
@@ -307,7 +331,6 @@ class Catchup:
         if goes_on or self._now - self._asked_for.get(peer, -1e9) >= ASKED_FOR_SECONDS:
             self._asked_for[peer] = self._now
             self._wanted_by[peer] = index
-            self._with_wrong_state.add(peer)
 
     def link_down(self, peer: str) -> None:
         self._offered.pop(peer, None)

@@ -49,7 +49,8 @@ class Snapshots(Protocol):
     def took(self, snapshot: Any, pinned: set[str]) -> None:
         """Hold a snapshot that was taken or fetched. Of the other snapshots keep the newest and the pinned ones."""
 
-    def read(self, sha256: str, offset: int, size: int) -> Job: ...
+    def read(self, sha256: str, offset: int, size: int, *, again: bool = False) -> Job:
+        """Reads a part of a held snapshot. `again`: a follower fetched the file in vain, so it is verified before."""
 
     def receive(self, sha256: str, offset: int, data: bytes, size: int) -> Job:
         """Writes a chunk of the file of `size` bytes that is being fetched; offset 0 begins the file again."""

@@ -113,8 +113,6 @@ class Keeper:
         self._held: list[Held] = []
         self._proved: set[str] = set()
         """Paths of the files that were verified since this manager started."""
-        self._begun: set[str] = set()
-        """Paths of the held snapshots of which a follower has asked for the beginning."""
         self._damaged: set[str] = set()
         self._files = threading.Lock()  # names in the two directories change one at a time
         self._names = threading.Lock()  # guards _dropped: no path in it has a new file by now
@@ -233,16 +231,13 @@ class Keeper:
 
     # Sending -----------------------------------------------------------------------------------------------------
 
-    def read(self, sha256: str, offset: int, size: int) -> Callable[[], bytes]:
+    def read(self, sha256: str, offset: int, size: int, *, again: bool = False) -> Callable[[], bytes]:
         path = next((each.snapshot.path for each in self.held if each.sha256 == sha256), None)
-        is_again = offset == 0 and path in self._begun  # the file may have been damaged, and fetched in vain
-        if path is not None and offset == 0:
-            self._begun = {each.snapshot.path for each in self.held if each.snapshot.path in self._begun} | {path}
 
         def job() -> bytes:
             if path is None:
                 raise FileNotFoundError(errno.ENOENT, "the snapshot was set aside meanwhile", sha256)
-            self._prove(path, again=is_again)
+            self._prove(path, again=again)
             descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 return os.pread(descriptor, size, offset)

@@ -16,6 +16,7 @@ from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft import catchup
 from warren_raft.raft.events import Arriving, Worked
 from warren_raft.raft.membership import ADD
+from warren_raft.raft.messages import SnapshotGet
 from warren_raft.raft.replacement import Phase
 
 SMALL = 2_000
@@ -392,6 +393,64 @@ def test_a_manager_with_a_wrong_state_fetches_on_after_its_link_broke(monkeypatc
     assert cluster.now - since < catchup.RETRY_SECONDS + 5
     assert min(s.message["offset"] for s in cluster.sent[before:] if s.message["type"] == "snapshot_get") >= 1024
     cluster.check_writes()
+
+
+def test_a_follower_that_was_once_offered_a_snapshot_in_vain_keeps_no_snapshot_after_its_next_fetch() -> None:
+    """It said that its state is wrong, and was mended by other means. (Pins a fault: the leader went on to take it for
+    a follower whose log shows nothing, and kept the snapshot of its next fetch, and the log, for a minute.)"""
+    cluster = compacting()
+    leader, away = cluster.wait_leader(), cluster.followers()[0]
+    write_until_cut(cluster, leader.id, leader.id)
+    leader.engine._catchup.on_snapshot_wanted(away, 1)
+    cluster.run_until(lambda: any(s.message["type"] == "snapshot_offer" for s in cluster.sent))
+    cluster.crash(away)
+    write_until_cut(cluster, leader.id, *cluster.nodes)
+    cluster.start(away)
+    cluster.run_until(lambda: cluster.states[away].installed)
+    cluster.run_until(lambda: not leader.engine._catchup._pins, 3.0)
+
+
+def test_a_snapshot_is_kept_for_a_follower_that_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes that it had were lost. (Pins a fault: it counted as one that asks for no new chunk until it had come as
+    far as before. A large snapshot was dropped before that.) It may begin again a few times only."""
+    monkeypatch.setattr(catchup, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(catchup, "PINNED_SECONDS", 3.0)
+    cluster = compacting()
+    leader, away = lagging(cluster)
+    for beginning in range(catchup.BEGINNINGS_MAX + 1):
+        node = cluster.start(away)
+        node.works = beginning == 0
+        if beginning == 0:
+            cluster.run_until(lambda: fetched(cluster, away) >= 2048)
+        else:
+            cluster.run_until(lambda: fetched(cluster, away) == 0)
+            for _ in range(3):
+                cluster.run_until(lambda: cluster.nodes[away].work)
+                cluster.run(2.0)
+                is_kept = away in leader.engine._catchup._pins
+                assert is_kept is (beginning < catchup.BEGINNINGS_MAX)
+                cluster.do_work(away)
+        cluster.crash(away)
+        cluster.states[away].drop_incoming()
+
+
+def fetched(cluster: Cluster, id_: str) -> int:
+    """The bytes of a snapshot that a manager has fetched; -1: it fetches none."""
+    found = cluster.nodes[id_].engine.fetching
+    return -1 if found is None else found[0]
+
+
+def test_a_snapshot_is_verified_again_only_for_a_follower_that_begins_again() -> None:
+    """(Pins a cost: it was verified once more for each further follower.)"""
+    cluster = compacting()
+    leader, (one, two) = cluster.wait_leader(), cluster.followers()
+    write_until_cut(cluster, leader.id, leader.id)
+    serving, held = leader.engine._catchup, leader.snapshots.held[0]
+    for follower, verified in ((one, 0), (two, 0), (one, 1)):
+        serving._offered[follower] = cluster.now
+        serving.on_snapshot_get(follower, SnapshotGet(sha256=held.sha256, offset=0))
+        assert leader.snapshots.verified_again == verified
+        cluster.run(0.1)
 
 
 def test_a_log_batch_that_ends_while_a_state_is_published_does_not_publish_it_again() -> None:
