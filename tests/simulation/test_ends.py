@@ -19,11 +19,19 @@ CALM_AT = 110.0
 """When the faults of the run ended."""
 
 
-def waits_until(seconds: float, *, bytes_arrive_until: float = 0.0, fetches_until: float = 0.0) -> None:
+def waits_until(
+    seconds: float, *, bytes_arrive_until: float = 0.0, fetches_until: float = 0.0, lacks_room: tuple[str, ...] = ()
+) -> None:
     """Show a call to the checker that waited when the state was replaced, and still waits so many seconds after the
-    faults. Raises Failure if that is too long."""
+    faults. Raises Failure if that is too long. `lacks_room`: voters without room for a snapshot, of m1, m2 and m3."""
+    alarm = SimpleNamespace(name="snapshot-not-installed")
+    others = {id_: SimpleNamespace(active=[alarm] if id_ in lacks_room else []) for id_ in ("m1", "m2", "m3")}
+    processes = {id_: SimpleNamespace(engine=SimpleNamespace(alarms=alarms)) for id_, alarms in others.items()}
+    lists = SimpleNamespace(newest=SimpleNamespace(voters=frozenset(processes)))
     network = SimpleNamespace(latest_arrival=bytes_arrive_until, slowest_seconds=0.0)
-    world = SimpleNamespace(now=CALM_AT, network=network, is_calm=True)
+    world = SimpleNamespace(
+        now=CALM_AT, network=network, is_calm=True, processes=processes, audience=SimpleNamespace(lists=lists)
+    )
     call = SimpleNamespace(deadline=1e9)
     engine = SimpleNamespace(leader="m1", term=3, fetching=None)
     process: Any = SimpleNamespace(id="m2", number=7, clock=0.0, calls={(0, 1): call}, world=world, engine=engine)
@@ -52,6 +60,13 @@ def test_a_call_waits_while_its_manager_fetches_a_snapshot() -> None:
     waits_until(ANSWERED_SECONDS + 9.0, fetches_until=CALM_AT + 9.5)
     with pytest.raises(Failure, match="not answered since its state was replaced"):
         waits_until(ANSWERED_SECONDS + 11.0, fetches_until=CALM_AT + 9.5)
+
+
+def test_a_call_waits_while_the_voters_with_room_on_their_disks_are_no_quorum() -> None:
+    """(Pins a false alarm: the only other voter found no room for a snapshot, and tried again after ten seconds.)"""
+    waits_until(ANSWERED_SECONDS + 5.0, lacks_room=("m1", "m3"))
+    with pytest.raises(Failure, match="not answered since its state was replaced"):
+        waits_until(ANSWERED_SECONDS + 1.0, lacks_room=("m3",))
 
 
 @pytest.mark.parametrize("is_about_to_begin", [False, True])

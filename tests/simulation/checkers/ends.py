@@ -1,11 +1,12 @@
 """Checks: every call ends by its deadline, with an answer or an error, as long as its manager runs. After the last
 fault, if a manager knows its leader, a call that waited while a snapshot replaced the manager's state gets an answer
-before its deadline. Not: which answer (the other checkers).
+before its deadline. Time in which so many voters found no room for a snapshot that the others are no quorum is not
+counted: they try again after some seconds. Not: which answer (the other checkers).
 """
 
 from __future__ import annotations
 
-from tests.simulation.world import Failure, Process
+from tests.simulation.world import Failure, Process, World
 
 LATE_SECONDS = 0.5
 """Deadlines are looked at now and then, and in a step."""
@@ -40,7 +41,8 @@ class CallsEnd:
         waiting, since, leader = self._waiting[process.number]
         waiting = waiting & calls
         found = (process.engine.leader, process.engine.term, process.world.is_calm)
-        if found != leader or process.engine.fetching is not None:  # a snapshot may have any number of chunks
+        is_fetching = process.engine.fetching is not None  # a snapshot may have any number of chunks
+        if found != leader or is_fetching or not _has_room(process.world):
             since = max(process.world.now, process.world.network.latest_arrival)
         self._waiting[process.number] = waiting, since, found
         if not waiting:
@@ -48,3 +50,15 @@ class CallsEnd:
         patience = ANSWERED_SECONDS + WAYS * process.world.network.slowest_seconds
         if waiting and found[0] is not None and found[2] and process.world.now - since > patience:
             raise Failure(f"{process.id}: calls {sorted(waiting)} are not answered since its state was replaced")
+
+
+def _has_room(world: World) -> bool:
+    """Whether a majority of the voters does not wait for room for a snapshot."""
+    newest = world.audience.lists.newest
+    voters = frozenset[str]() if newest is None else newest.voters
+    waiting = [id_ for id_ in voters if id_ in world.processes and _lacks_room(world.processes[id_])]
+    return not waiting or (len(voters) - len(waiting)) * 2 > len(voters)
+
+
+def _lacks_room(process: Process) -> bool:
+    return any(alarm.name == "snapshot-not-installed" for alarm in process.engine.alarms.active)
