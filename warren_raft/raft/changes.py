@@ -208,7 +208,7 @@ class Changes:
         for member in roster.members.values():
             if not member.voter and roster.counts(member.id) and self._rounds.keeps_up(member.id):
                 voters = roster.voters | {member.id}
-                if sum(map(self._answers, voters)) * 2 > len(voters):
+                if sum(map(self._takes_entries, voters)) * 2 > len(voters):
                     return Change(PROMOTE, id=member.id, incarnation=member.incarnation)
         return None
 
@@ -383,12 +383,24 @@ class Changes:
             return Answer(REFUSED, f"{lost}: {connected} of {len(rest)} others are connected")
         alive = sum(map(self._answers, rest))
         if alive * 2 > len(rest):
-            return None
+            return self._why_wait_for_snapshots(rest, lost)
         if self._context.now - self._led_since <= self._recent_seconds:
             return Answer(WAIT, "this leader was elected just now, and does not know yet which members answer")
         return Answer(
             REFUSED, f"{lost}: {alive} of {len(rest)} others answered within the last {self._recent_seconds:g} s"
         )
+
+    def _why_wait_for_snapshots(self, rest: frozenset[str], lost: str) -> Answer | None:
+        """Why the removal waits until voters of the rest have fetched snapshots; None: enough of them take entries.
+        Nothing would be committed meanwhile, not even another change, and their disks may have no room for days."""
+        if sum(map(self._takes_entries, rest)) * 2 > len(rest):
+            return None
+        lacking = sorted(filter(self._guard.needs_snapshot, rest))
+        return Answer(WAIT, f"{lost} until a snapshot has reached {', '.join(lacking)}")
+
+    def _takes_entries(self, member_id: str) -> bool:
+        """Whether the member answers, and its log goes on from the leader's."""
+        return self._answers(member_id) and not self._guard.needs_snapshot(member_id)
 
     def _answers(self, member_id: str) -> bool:
         """Whether the member has answered this leader within `recent_seconds`. A link alone is not enough: it lasts for

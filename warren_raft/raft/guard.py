@@ -137,7 +137,7 @@ class Guard:
     def _outgoing_append(self, peer: str, message: AppendEntries) -> None:
         entries = message.entries
         progress = self.followers.of(peer, self.core.term)
-        if entries and peer in self.followers.needs_snapshot:
+        if entries and self.needs_snapshot(peer):
             # The follower cannot use entries before it has the snapshot. Until then it gets heartbeats, and answers.
             self._brake(peer, entries[0][1])
             entries = []
@@ -495,6 +495,10 @@ class Guard:
     def match_index(self, peer: str) -> int:
         """The highest index that the follower has acknowledged to this leader; 0 if unknown."""
         return self.followers.known(peer, self.core.term).match
+
+    def needs_snapshot(self, peer: str) -> bool:
+        """Whether the follower lacks entries that our log has compacted."""
+        return peer in self.followers.needs_snapshot
 
     def kept_index(self, peer: str) -> int:
         """The commit index that the follower still knows after any crash; 0 if unknown."""

@@ -726,6 +726,30 @@ def test_a_removal_that_would_lose_the_quorum_is_refused() -> None:
     assert cluster.change(leader.id, REMOVE, dead).state == DONE
 
 
+def test_a_removal_waits_if_the_rest_needs_a_voter_that_lacks_a_snapshot() -> None:
+    """(Pins a fault: the removal was made. The voter that was left had no room for the snapshot on its disk, so nothing
+    was committed any more, and no other change could be made.)"""
+    cluster = Cluster(snapshot_after_bytes=2_000)
+    leader = cluster.wait_ready()
+    behind, removed = cluster.followers()
+    cluster.crash(behind)
+    end = leader.log.last_index
+    while leader.log.base_index <= end:
+        cluster.write(leader.id, f"{cluster.now} {'x' * 200}")
+    node = cluster.start(behind)
+    node.works = False
+    cluster.run_until(lambda: node.engine.fetching)
+    for _ in range(20):
+        answer = cluster.ask(leader.id, REMOVE, removed)
+        assert answer.state == WAIT
+        assert answer.text == f"removing {removed} would lose the quorum until a snapshot has reached {behind}"
+        cluster.run(0.1)
+    cluster.write(leader.id, "it still votes")
+    node.works = True
+    assert cluster.change(leader.id, REMOVE, removed).state == DONE
+    cluster.write(leader.id, "two are left")
+
+
 def test_of_two_changes_at_once_one_waits() -> None:
     """Stock's own check is dead code: both changes count at once, and two halves of the cluster both commit (hole
     7a)."""
