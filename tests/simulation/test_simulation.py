@@ -90,7 +90,13 @@ UPGRADES: Mapping[str, Any] = {
 }
 """Managers are restarted with another release, to and fro."""
 UPGRADED: Final = frozenset(
-    {"upgraded", "went back to the previous release", "previous release refused the data", "seen: level raised"}
+    {
+        "upgraded",
+        "went back to the previous release",
+        "power cut before another release",
+        "previous release refused the data",
+        "seen: level raised",
+    }
 )
 UNDISTURBED: Mapping[str, Any] = {
     "upgrade_rate": 0.0,

@@ -51,7 +51,7 @@ class Upgrades:
 
     @contextlib.contextmanager
     def release_of(self, directory: Directory) -> Iterator[None]:
-        """A directory is opened, and its engine made, by the release of its manager."""
+        """A directory is opened, its engine made, and its jobs are done by the release of its manager."""
         if self.is_on and directory not in self._met and not self._world.is_calm:
             self._met.add(directory)
             if self._random.random() < self._begins_as_previous:
@@ -86,11 +86,13 @@ class Upgrades:
         running = sorted(world.running(), key=lambda process: process.id)
         if running:
             process = random.choice(running)
-            goes_back = random.random() < self._goes_back
+            goes_back, power_cut = random.random() < self._goes_back, random.random() < world.options.power_cut
             world.faults["went back to the previous release" if goes_back else "upgraded"] += 1
+            world.faults["power cut before another release"] += power_cut
             (self._previous.add if goes_back else self._previous.discard)(process.directory)
-            world.note(f"{process.id} gets the {'previous' if goes_back else 'newest'} release")
-            world.end(process, power_cut=False)
+            end = "a power cut" if power_cut else "kill -9"
+            world.note(f"{process.id} gets the {'previous' if goes_back else 'newest'} release after {end}")
+            world.end(process, power_cut=power_cut)
             world.after(random.uniform(0.0, DOWN_SECONDS), lambda: world.restart(process.id))
         world.after(random.expovariate(world.options.upgrade_rate), self._turn)
 

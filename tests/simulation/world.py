@@ -233,7 +233,8 @@ class Process:
         if not self.alive:
             return
         try:
-            result = self._carried_out(work)
+            with self.world.upgrades.release_of(self.directory):
+                result = self._carried_out(work)
             if isinstance(result, Held):
                 self.world.faults["snapshot taken"] += 1
             elif isinstance(result, tuple):

@@ -1,7 +1,7 @@
 """Checks: the level of the command set is raised only while every member reads it, by the hello of its link; no manager
-of the previous release gets an entry that it does not read; once all members run the newest release, the level is the
-newest. Not: a manager that gets the previous release between the proposal of a level and its entry. It refuses that
-entry, and is not let in any more.
+of the previous release gets an entry, or a state, that it does not read; once all members run the newest release, the
+level is the newest. Not: a manager that gets the previous release between the proposal of a level and its entry. It
+refuses that entry, and is not let in any more.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class Levels:
     def stepped(self, process: Process) -> None:
         if not process.world.upgrades.is_on:
             return
+        if process.engine.level > process.engine._roster.level_max:
+            raise Failure(f"{process.id} does not read its state, which is at level {process.engine.level}")
         log = process.opened.log
         first = max(min(self._looked.get(process.number, 0), log.last_index), log.base_index) + 1
         self._looked[process.number] = log.last_index
