@@ -90,8 +90,9 @@ def test_the_end_ends_each_barrier_once() -> None:
 
 
 @pytest.fixture
-def lonely(tmp_path: Path) -> Iterator[wr.ReplicatedStore]:
-    """One manager of three; the others are not there."""
+def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[wr.ReplicatedStore]:
+    """One manager of three; the others are not there. Its barriers are questions, as those of a restored manager."""
+    monkeypatch.setattr("warren_raft.manager.calls.needs_entry", lambda _engine: False)
     members = {f"m{number}": f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
     config = wr.Config(
         node_id="m1", data_dir=tmp_path, listen=members["m1"], members=members, admin=False, queue_limit=1
