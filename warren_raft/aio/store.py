@@ -40,8 +40,8 @@ class Calls(Protocol):
 
 class AsyncStore(AsyncWriter):
     """A store for asyncio, given by `store.aio`: every write, `modify`, `batch`, `barrier`, `wait_ready`,
-    `wait_leader`, `leading`, `watch`, `snapshot` and `close`, to be awaited. Reads are those of the store itself: they
-    are local, take microseconds, and need no `await`.
+    `wait_leader`, `leading`, `run_while_leading`, `watch`, `snapshot` and `close`, to be awaited. Reads are those of
+    the store itself: they are local, take microseconds, and need no `await`.
 
     Nothing here blocks the loop: not without a leader, not with a full queue, not at the first write. Any number of
     loops may use it, each in its own thread. A loop that is closed meanwhile costs the store nothing. It needs asyncio

@@ -148,8 +148,8 @@ class Lead(Writer):
         request_key: str = "",
         fence: Fence | None = None,
     ) -> Future[int]:
-        """The future that is returned gets its result after `_note`: who waits for it must not find a lead that is
-        still in force."""
+        """The future that is returned gets its result after `_note`: a pass that waits for it must not find a lead that
+        is still in force."""
         self._require()
         started = self._store._start(operations, timeout, request_key=request_key, fence=self._fence)
         noted: Future[int] = Future()
