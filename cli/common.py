@@ -353,6 +353,22 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
             self.fail(error.reason, param, ctx)
 
 
+class RevisionType(WholeNumberType):
+    """A revision, or `last`."""
+
+    name = "revision"
+
+    def __init__(self) -> None:
+        super().__init__(1, REVISION_MAX)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "last":
+            return value
+        if isinstance(value, str) and not value.removeprefix("-").isdigit():
+            self.fail(f"{value!r:.60} is not a whole number, and not last", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class WordsType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
     """A program and its arguments in one text, with the quotes of a shell."""
 
@@ -400,6 +416,7 @@ SETTING_OPTIONS: Final = MappingProxyType(
         "backup_every_seconds": "--backup-every",
         "backup_keep": "--backup-keep",
         "backup_command": "--backup-command",
+        "backup_continuous": "--backup-continuous",
     }
 )
 """Names of settings -> the options that give them."""

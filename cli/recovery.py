@@ -23,6 +23,7 @@ from .tables import is_open_terminal, print_fields
 
 if TYPE_CHECKING:
     from warren_raft.recovery.recover import Preview, Recovery, Survivor
+    from warren_raft.recovery.replay import Replayed
     from warren_raft.recovery.restore import Restored
 
 STEPS: Final = 1_000  # the length of a progress bar
@@ -142,6 +143,16 @@ def restored_json(restored: Restored) -> dict[str, Any]:
         "counts": dict(restored.counts),
         "aside": restored.aside,
         "from": restored.old.to_json(),
+        "replayed": None if restored.replayed is None else _replayed_json(restored.replayed),
+    }
+
+
+def _replayed_json(replayed: Replayed) -> dict[str, Any]:
+    return {
+        "files": list(replayed.files),
+        "index": replayed.index,
+        "revision": replayed.revision,
+        "until": replayed.until.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
 
 
@@ -155,4 +166,12 @@ def print_restored(restored: Restored) -> None:
     values["from"] = (
         f"cluster {old.cluster_id or 'none'}, index {old.index}, revision {old.revision}, node {old.node_id}"
     )
+    replayed = restored.replayed
+    if replayed is None:
+        del values["replayed"]
+    else:
+        values["replayed"] = (
+            f"{counted(len(replayed.files), 'file')}, up to revision {replayed.revision}, index {replayed.index}, "
+            f"written {values['replayed']['until']}"
+        )
     print_fields(values)

@@ -102,6 +102,11 @@ _OPTIONS: Final = (
         help="Keep the newest N backups.  [default: 24]",
     ),
     click.option(
+        "--backup-continuous",
+        is_flag=True,
+        help="Also write every change to the backup directory, a second after it was made.",
+    ),
+    click.option(
         "--backup-command",
         type=WordsType(),
         metavar="COMMAND",
@@ -156,6 +161,7 @@ def gathered(options: Mapping[str, Any]) -> Gathered:
         "backup_every_seconds": options["backup_every"],
         "backup_keep": options["backup_keep"],
         "backup_command": options["backup_command"],
+        "backup_continuous": options["backup_continuous"] or None,
     }
     sources = [_Source("option", {name: value for name, value in typed.items() if value is not None})]
     config = _config(config_file, sources)

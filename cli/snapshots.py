@@ -11,7 +11,7 @@ import errno
 import os
 import shlex
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,7 +20,17 @@ from warren_raft.disk.outputs import is_stdout
 from warren_raft.support.wording import counted
 
 from . import snapshot_contents, snapshot_drill
-from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, setting_problem, wants_json
+from .common import (
+    MemberType,
+    NodeIdType,
+    RevisionType,
+    WarrenGroup,
+    data_dir,
+    manager,
+    print_json,
+    setting_problem,
+    wants_json,
+)
 from .data import progress
 from .recovery import print_restored, shares
 from .snapshot_contents import FILE, no_directory
@@ -177,6 +187,12 @@ snapshot.add_command(snapshot_drill.drill)
     is_flag=True,
     help="Restore although the present content of DIR is newer than FILE, or cannot be read.",
 )
+@click.option(
+    "--to-revision",
+    type=RevisionType(),
+    metavar="N",
+    help="Also replay the continuous backup beside FILE up to this revision; last: all of it.",
+)
 def restore(
     file: str,
     node_id: str,
@@ -184,6 +200,7 @@ def restore(
     cluster_id: str | None,
     move_aside: bool,
     allow_rollback: bool,
+    to_revision: int | Literal["last"] | None,
 ) -> None:
     """Make DIR (--data-dir) the directory of a manager in a new cluster that begins with the content of FILE.
 
@@ -215,6 +232,7 @@ def restore(
                 cluster_id=cluster_id,
                 move_aside=move_aside,
                 allow_rollback=allow_rollback,
+                to_revision=to_revision,
                 progress=report,
             )
         except InvalidConfig as error:

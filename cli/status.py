@@ -104,9 +104,11 @@ def _backup_line(backup: Mapping[str, Any], *, wide: bool) -> str:
         saved = time_shown(backup["saved_at"], wide=wide)
         size = size_shown(backup["size_bytes"])
         parts = [f"{saved if wide else f'{saved} old'}, index {backup['index']}, revision {backup['revision']}, {size}"]
+    if backup["log_index"] is not None:
+        parts.append(f"changes up to index {backup['log_index']}")
     if backup["unsaved_seconds"] is not None:
         unsaved = backup["unsaved_seconds"]
-        parts.append(f"newer changes are {age(unsaved)} old" if unsaved else "holds every change")
+        parts.append(f"newer changes are {age(unsaved)} old" if unsaved else "every change is saved")
     if backup["failed_at"] is not None:
         parts.append(f"last failure {time_shown(backup['failed_at'], wide=wide)}{'' if wide else ' ago'}")
     return f"{', '.join(parts)}, in {backup['directory']}{_command_text(backup['command'], wide=wide)}"

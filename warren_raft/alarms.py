@@ -24,6 +24,7 @@ AlarmName = Literal[
     "address-differs",
     "backup-command-failed",
     "backup-failed",
+    "backup-log-failed",
     "backup-old",
     "backup-order",
     "certificate-expired",

@@ -133,6 +133,11 @@ class Config:
     backup_keep: int = 24
     """How many of the newest backups of this cluster are kept: 1 to 100,000. No other file is ever removed. Default 24:
     those of a day."""
+    backup_continuous: bool = False
+    """Also write every committed entry to the backup directory, about a second after its commit, so that
+    `snapshot restore --to-revision` brings back any revision since the oldest backup. The entries are removed with the
+    backups that they follow. Default False: it writes as many bytes as the log, and keeps them for `backup_keep`
+    backups."""
     backup_command: Sequence[str] = ()
     """A command that runs after each backup, for instance to copy the file to another host: a program and its
     arguments. The path of the file is added as the last argument, and facts about it are in the environment
@@ -140,7 +145,8 @@ class Config:
     that is an alarm, and it runs again every minute. Default (): none."""
     backup_alarm_seconds: float | None = None
     """If changes have been in no backup for more seconds than this, that is an alarm (backup-old): at least
-    `backup_every_seconds`. Default None: twice `backup_every_seconds` and one minute, so one backup may be late."""
+    `backup_every_seconds` without `backup_continuous`. Default None: twice `backup_every_seconds` and one minute, so
+    one backup may be late; with `backup_continuous` one minute."""
 
     watchdog_alarm_seconds: float = 5.0
     """If the raft thread has done nothing for so many seconds (above 0), that is an alarm, and `is_leader` is False
@@ -172,7 +178,7 @@ class Config:
             raise _wrong("watchdog_stop_seconds", "must be at least watchdog_alarm_seconds")
         if self.election_timeout_seconds < 2 * self.heartbeat_interval_seconds:
             raise _wrong("election_timeout_seconds", "must be at least twice heartbeat_interval_seconds")
-        for name in ("admin", "bootstrap", "insecure_plaintext"):
+        for name in ("admin", "bootstrap", "insecure_plaintext", "backup_continuous"):
             if type(getattr(self, name)) is not bool:
                 raise _wrong(name, f"must be true or false, not {getattr(self, name)!r}")
         for name in ("disk_reserve_bytes", "snapshot_after_bytes"):
@@ -243,10 +249,11 @@ class Config:
             raise _wrong("backup_keep", f"must be a whole number from 1 to {MAX_BACKUPS}, not {self.backup_keep!r}")
         if self.backup_alarm_seconds is not None:
             self._check_duration("backup_alarm_seconds")
-            if self.backup_alarm_seconds < self.backup_every_seconds:
+            if self.backup_alarm_seconds < self.backup_every_seconds and not self.backup_continuous:
                 raise _wrong("backup_alarm_seconds", "must be at least backup_every_seconds")
         self._fix_command()
-        for name in ("backup_every_seconds", "backup_keep", "backup_alarm_seconds", "backup_command"):
+        needing = ("every_seconds", "keep", "alarm_seconds", "command", "continuous")
+        for name in (f"backup_{each}" for each in needing):
             if self.backup_dir is None and getattr(self, name) != getattr(Config, name):
                 raise _wrong(name, "needs backup_dir: without one no backup is made")
 

@@ -106,6 +106,9 @@ class BackupStatus(Result):
     revision: int | None
     """The revision of the latest change in it."""
     size_bytes: int | None
+    log_index: int | None
+    """Every entry up to this index is there, in the newest backup or behind it. None: no manager writes entries there
+    (`backup_continuous`), or this manager has not led yet."""
     unsaved_seconds: float | None
     """For how long the state has had changes that are in no backup; 0.0: it has none. None: this manager does not
     lead."""

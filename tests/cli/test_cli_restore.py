@@ -98,6 +98,54 @@ def test_a_cluster_is_restored_into_a_new_one_that_works(
         assert len(store.list_nodes()) == 6
 
 
+@pytest.mark.slow
+def test_a_killed_manager_comes_back_to_the_last_change_or_to_the_one_before_the_mistake(
+    warren: Command, start_manager: StartManager, tmp_path: Path
+) -> None:
+    """docs/backups.md, "Lose seconds, not an hour"."""
+    backups, data_dir, address = tmp_path / "backups", tmp_path / "m1", free_addresses(1)[0]
+    manager = start_manager(data_dir, "m1", {"m1": address}, "--backup-dir", str(backups), "--backup-continuous")
+    manager.wait_ready()
+    (base,) = wait_until(lambda: [*backups.glob("*.mdb")] if backups.exists() else [], "the first backup")
+    before_the_mistake = put_node(warren, data_dir, "good")
+    put_node(warren, data_dir, "mistake")
+
+    def backup() -> Any:
+        return warren("status", "--data-dir", data_dir, "-o", "json").json
+
+    wait_until(
+        lambda: (status := backup())["backup"]["log_index"] == status["applied_index"], "the changes in the directory"
+    )
+    assert re.search(
+        r"^backup .* changes up to index \d+, ", warren("status", "--data-dir", data_dir).text, re.MULTILINE
+    )
+    manager.process.kill()
+
+    def restored(to_revision: int | str) -> tuple[Any, set[str]]:
+        directory = tmp_path / f"restored-{to_revision}"
+        options = ("--node-id", "m1", "--member", f"m1={address}", "--to-revision", to_revision)
+        command = [*map(str, ("snapshot", "restore", base, "--data-dir", directory, *options))]
+        answer = warren(*command, "-o", "json").json
+        with ReadOnlyStore(directory) as store:
+            return answer, {node.id for node in store.list_nodes()}
+
+    answer, ids = restored(before_the_mistake)
+    assert ids == {"good"}
+    assert answer["replayed"]["revision"] == before_the_mistake
+    answer, ids = restored("last")
+    assert ids == {"good", "mistake"}
+    (log,) = backups.glob("*.log")
+    assert answer["replayed"]["files"] == [str(log)]
+    assert set(answer["replayed"]) == {"files", "index", "revision", "until"}
+    missing = ("--node-id", "m1", "--member", f"m1={address}", "--to-revision", str(before_the_mistake + 2))
+    ran = warren("snapshot", "restore", base, "--data-dir", tmp_path / "missing", *missing)
+    assert ran.code == 4
+    assert f"and not to revision {before_the_mistake + 2}" in ran.err
+    again = start_manager(tmp_path / "restored-last", "m1", {"m1": address})
+    again.wait_ready()
+    assert {each["id"] for each in warren("list", "nodes", "--data-dir", again.data_dir, "-o", "json").json} == ids
+
+
 def test_one_of_three_restored_alone_waits_and_says_for_whom(
     warren: Command, start_manager: StartManager, members: dict[str, str], manager: Path, tmp_path: Path
 ) -> None:

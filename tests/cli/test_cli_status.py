@@ -136,6 +136,7 @@ def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[st
         index=7,
         revision=6,
         size_bytes=2 << 20,
+        log_index=None,
         unsaved_seconds=0.0,
         limit_seconds=7260.0,
         failed_at=None,
@@ -148,7 +149,7 @@ def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[st
         return capsys.readouterr().out.splitlines()[-1].removeprefix("backup  ")
 
     at = "12m old, index 7, revision 6, 2.0 MiB"
-    assert line() == f"{at}, holds every change, in /mnt/backup"
+    assert line() == f"{at}, every change is saved, in /mnt/backup"
     assert line(unsaved_seconds=61.0) == f"{at}, newer changes are 1m old, in /mnt/backup"
     assert line(unsaved_seconds=None) == f"{at}, in /mnt/backup"
     done = BackupCommandStatus(
@@ -164,7 +165,7 @@ def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[st
     failed_at = datetime.now(UTC) - timedelta(seconds=3700)
     none: dict[str, Any] = dict.fromkeys(("saved_at", "age_seconds", "index", "revision", "size_bytes"))
     assert line(**none, failed_at=failed_at, failure="no space") == (
-        "none, holds every change, last failure 1h ago, in /mnt/backup"
+        "none, every change is saved, last failure 1h ago, in /mnt/backup"
     )
 
 

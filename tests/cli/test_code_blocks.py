@@ -51,6 +51,8 @@ BLOCKS = {
     ),
     "docs/backups.md": (
         "not run: tests/cli/test_readme.py runs these options of the README",
+        "not run: tests/cli/test_cli_restore.py starts a manager with this option",
+        "not run: tests/cli/test_cli_restore.py runs this command on files that are there",
         "not run: tests/cli/test_cli_drill.py runs the command on a file that is there",
         "tests/cli/test_backup_command.py::test_the_script_of_the_page_copies_each_backup",
         "not run: the test of the script starts a manager with this option",

@@ -37,6 +37,7 @@ from warren_raft.manager.membership import MembershipCalls
 from warren_raft.manager.readiness import Readiness
 from warren_raft.manager.saving import Saving
 from warren_raft.manager.session import Call, Writes
+from warren_raft.manager.shipping import Shipping
 from warren_raft.manager.slow_disk import SlowDisk
 from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
@@ -117,9 +118,11 @@ class Parts:
         self.backups: Backups | None = None
         """None: the configuration asks for none."""
         self.after_backup: AfterBackup | None = None
+        self.shipping: Shipping | None = None
         self.installed = 0
         """How often another state replaced the state."""
         self._backups: threading.Thread | None = None
+        self._commander: threading.Thread | None = None
         self._shipper: threading.Thread | None = None
         self._housekeeper: threading.Thread | None = None
         self._judge: threading.Thread | None = None
@@ -205,6 +208,7 @@ class Parts:
         self.backups = self.saving.backups(self.alarms)
         if self.backups is not None:
             self.after_backup = self.saving.after_backup(self.backups, self.alarms)
+            self.shipping = self.saving.shipping(self.backups, self.alarms)
         self._housekeeping = Housekeeping(
             version=self._version,
             opened=self.opened,
@@ -237,7 +241,9 @@ class Parts:
         if self.backups is not None:
             self._backups = self._started("warren-raft-backups", self.backups.run)
         if self.after_backup is not None:
-            self._shipper = self._started("warren-raft-after-backup", self.after_backup.run)
+            self._commander = self._started("warren-raft-after-backup", self.after_backup.run)
+        if self.shipping is not None:
+            self._shipper = self._started("warren-raft-backup-log", self.shipping.run)
         self._watchdog = Watchdog(
             config.node_id,
             driver.thread,
@@ -390,7 +396,9 @@ class Parts:
         if self._backups is not None:
             self._backups.join(GRACE_SECONDS)  # the backup directory's disk may hang
         if self._shipper is not None:
-            self._shipper.join(COMMAND_ENDS_SECONDS)
+            self._shipper.join(GRACE_SECONDS)
+        if self._commander is not None:
+            self._commander.join(COMMAND_ENDS_SECONDS)
         self.hub.close(GRACE_SECONDS)
         self.driver.stop(*((GRACE_SECONDS,) if self.life.is_stuck else ()))
         self.driver.end_writes("the store is closed")

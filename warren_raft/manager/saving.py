@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from typing import Final
 
 from warren_raft.alarms import Alarms
+from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.disk.durable import make_directory
 from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.readiness import Readiness
+from warren_raft.manager.shipping import Shipping
 from warren_raft.raft.engine import Engine
 from warren_raft.snapshots.after_backup import AfterBackup
 from warren_raft.snapshots.backups import Backups
@@ -22,6 +25,9 @@ from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.freshness import Position
 from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.store.database import Database
+
+LATE_SECONDS: Final = 60.0
+"""So late the newest changes may come to the backup directory before that is an alarm."""
 
 
 class Saving:
@@ -71,7 +77,7 @@ class Saving:
             config.backup_dir,
             every_seconds=config.backup_every_seconds,
             keep=config.backup_keep,
-            limit_seconds=config.backup_alarm_seconds or 2 * config.backup_every_seconds + 60,
+            limit_seconds=config.backup_alarm_seconds or _limit_seconds(config),
             position=self._position,
             leads=lambda: self._readiness.is_leader,
             take=self.snapshot,
@@ -92,6 +98,12 @@ class Saving:
             alarms=alarms,
         )
 
+    def shipping(self, backups: Backups, alarms: Alarms) -> Shipping | None:
+        """The continuous backup; None: the configuration asks for none."""
+        if not self._opened.config.backup_continuous:
+            return None
+        return Shipping(self._opened, backups, alarms=alarms, files=self._files)
+
     def _position(self) -> Position | None:
         committed = self._opened.machine.committed
         if committed.cluster_id is None:  # the cluster forms with its first entries
@@ -103,3 +115,7 @@ class Saving:
         if database is None:
             raise Closed
         return database
+
+
+def _limit_seconds(config: Config) -> float:
+    return LATE_SECONDS if config.backup_continuous else 2 * config.backup_every_seconds + LATE_SECONDS

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from random import SystemRandom
 from typing import Final
@@ -35,6 +35,7 @@ from warren_raft.raft.log.opening import owner_of
 from warren_raft.raft.membership import (
     Origin,
 )
+from warren_raft.recovery.replay import Plan, Replayed, ToRevision, plan
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.beside import verified_copy
 from warren_raft.snapshots.file import (
@@ -79,6 +80,8 @@ class Restored:
     """The directory of the old files; None if there were none."""
     old: SnapshotInfo
     """The manifest of the state from which it was made."""
+    replayed: Replayed | None = None
+    """The part of a continuous backup that was replayed behind it; None: none was asked for."""
 
 
 # In this module OS_FILES is passed on by name: the simulation puts a disk in its place that loses power.
@@ -95,6 +98,7 @@ def restore(
     cluster_id: str | None = None,
     move_aside: bool = False,
     allow_rollback: bool = False,
+    to_revision: ToRevision | None = None,
     progress: Progress | None = None,
 ) -> Restored:
     """Make DATA_DIR the directory of the member `node_id` of a new cluster that begins with the data of the snapshot.
@@ -102,7 +106,9 @@ def restore(
     Call it once for each member of `members` (id -> `HOST:PORT`), with the same file and the same members; they form
     the cluster when all of them run. `cluster_id`: the required cluster id of the snapshot. `move_aside`: the content
     of DATA_DIR goes to DATA_DIR/aside-TIME. That needs `cluster_id` if the content is of another cluster, and
-    `allow_rollback` if the snapshot is older than the content, or the content cannot be read.
+    `allow_rollback` if the snapshot is older than the content, or the content cannot be read. `to_revision`: replay the
+    files of the continuous backup that are beside the file up to this revision of the old cluster, or "last" for all of
+    them. It must be the same for each member.
 
     Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidConfig, StorageFull, OSError. After an
     error, and if the process dies, DATA_DIR has its old content. If the disk fails, or the process dies, while the
@@ -121,25 +127,36 @@ def restore(
     with locked(data_dir):
         staging.finish(data_dir, files=OS_FILES)
         _check_owner(data_dir, node_id)
-        if cluster_id is None and _look(data_dir).cluster_id == _common_cluster_id(manifest, members):
+        behind = None if to_revision is None else plan(file, manifest, to_revision)
+        common = _common_cluster_id(manifest, members, behind)
+        if cluster_id is None and _look(data_dir).cluster_id == common:
             raise RefusedForSafety(
                 f"{data_dir} was restored from this file with these members already: start its manager (to restore it "
                 f"again, add --cluster-id {manifest.cluster_id or NO_CLUSTER})"
             )
-        _check_target(data_dir, file, manifest, typed=cluster_id is not None, aside=move_aside, rollback=allow_rollback)
+        target = manifest if behind is None else replace(manifest, revision=behind.revision, index=behind.end.index)
+        _check_target(data_dir, file, target, typed=cluster_id is not None, aside=move_aside, rollback=allow_rollback)
         with part_of(data_dir) as part:
-            check_room(data_dir, 2 * manifest.size_bytes, "twice the snapshot")
-            origin = Origin(_common_cluster_id(manifest, members), members)
-            made = make(part, file, manifest, origin, node_id, lambda _machine: None, report)
+            check_room(data_dir, 2 * (manifest.size_bytes + _bytes_of(behind)), "twice the snapshot")
+            origin = Origin(common, members)
+            first = (lambda _machine: None) if behind is None else behind.replay
+            made = make(part, file, manifest, origin, node_id, first, report)
             staging.commit(data_dir, datetime.now(UTC), files=OS_FILES)
         aside = staging.finish(data_dir, files=OS_FILES)
     report(1.0)
-    return restored(data_dir, node_id, origin, made, aside, manifest)
+    return replace(
+        restored(data_dir, node_id, origin, made, aside, manifest), replayed=None if behind is None else behind.replayed
+    )
 
 
-def _common_cluster_id(manifest: SnapshotInfo, members: Mapping[str, str]) -> str:
-    """An id that is the same for all members that restore the same file with the same list, and for no others."""
-    said = json.dumps([manifest.sha256, sorted(members.items())])
+def _bytes_of(behind: Plan | None) -> int:
+    return 0 if behind is None else behind.size_bytes
+
+
+def _common_cluster_id(manifest: SnapshotInfo, members: Mapping[str, str], behind: Plan | None) -> str:
+    """An id that is the same for all members that restore the same file and changes with the same list, and for no
+    others."""
+    said = json.dumps([manifest.sha256, sorted(members.items()), *(() if behind is None else behind.identity)])
     return hashlib.sha256(said.encode()).hexdigest()[:CLUSTER_ID_CHARACTERS]
 
 

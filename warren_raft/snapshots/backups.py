@@ -86,6 +86,10 @@ class Backups:
         """The newest backup of the present state; None also while this manager does not lead."""
         self.in_use: str | None = None
         """A file that is not removed meanwhile."""
+        self.wanted = False
+        """Any thread may set it: a backup is due now."""
+        self.oldest_index: int | None = None
+        """The index of the oldest backup of this cluster that is kept; None: not known."""
         self.freshness: Final = Freshness(self.directory, limit_seconds=limit_seconds, alarms=self._alarms, now=now)
 
     @property
@@ -104,7 +108,7 @@ class Backups:
         due = time.monotonic() + poll
         while not stop.wait(poll):
             leads = self._leads()
-            if leads != led or time.monotonic() >= due:
+            if leads != led or (self.wanted and not self._fails) or time.monotonic() >= due:
                 led, due = leads, time.monotonic() + self.look()
 
     def look(self) -> float:
@@ -175,7 +179,8 @@ class Backups:
         self.newest = next((backup for backup in backups if backup[1].revision <= position.revision), None)
         newest = None if self.newest is None else self.newest[1]
         self.freshness.note(newest)
-        if newest is not None:
+        self.oldest_index = backups[-1][1].index if backups else None
+        if newest is not None and not self.wanted:
             age = (now - newest.created_at).total_seconds()
             if 0 <= age < self._every:
                 return self._every - age
@@ -183,7 +188,10 @@ class Backups:
                 return self._every
         remove_leftovers(self.directory, _PART, now=now.timestamp(), files=self._files)
         saved, cluster_id = self._back_up(now)
-        self._compare_names(self._prune(self._backups(cluster_id), saved))
+        self.wanted = False
+        kept = self._prune(self._backups(cluster_id), saved)
+        self.oldest_index = kept[-1][1].index
+        self._compare_names(kept)
         return self._every
 
     def _newest_by_name(self) -> SnapshotInfo | None:

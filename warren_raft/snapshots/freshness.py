@@ -15,6 +15,8 @@ from warren_raft.results import BackupCommandStatus, BackupStatus
 from warren_raft.snapshots.file import SnapshotInfo
 
 OLD: Final = "backup-old"
+SETTLE_SECONDS: Final = 60.0
+"""A new leader has so long to save a backup to its directory, which may be another one than that of the last leader."""
 
 
 class Position(NamedTuple):
@@ -45,9 +47,14 @@ class Freshness:
         """The newest backup of this state that this manager has found in the directory; None: it has found none."""
         self._held_at: datetime | None = None
         """When the newest backup, or the absence of one, was last known to be enough."""
+        self._shipped: tuple[Position, datetime] | None = None
+        """The newest state whose entries are beside the backups, and when they were written."""
+        self.log_index: int | None = None
+        """Every entry up to this index is in the newest backup or beside it; None: this manager does not know."""
         self.unsaved_since: datetime | None = None
         """Since when there are changes that the newest backup does not hold; None: none, or it does not lead."""
         self.leads = False
+        self._led_since = now()
         self.failure = ""
         self.failed_at: datetime | None = None
         """The last failure of this process, also after a later success."""
@@ -58,14 +65,23 @@ class Freshness:
             self._held_at = None if newest is None else newest.created_at
             self.newest = newest
 
+    def note_shipped(self, position: Position, at: datetime, index: int) -> None:
+        """Every change up to this position is in the entries beside the backups."""
+        self._shipped, self.log_index = (position, at), index
+
     def note_failure(self, text: str) -> None:
         self.failure, self.failed_at = text, self._now()
 
     def look(self, position: Position | None) -> None:
         """Compare the newest backup with the state. `position`: None if this manager does not lead."""
-        now, newest = self._now(), self.newest
+        now, newest, shipped = self._now(), self.newest, self._shipped
+        if position is not None and not self.leads:
+            self._led_since = now
         self.leads = position is not None
-        if position is None or (newest is not None and position_of(newest) == position):
+        if shipped is not None:
+            self._held_at = max(self._held_at or shipped[1], shipped[1])
+        is_held = position in (None if newest is None else position_of(newest), None if shipped is None else shipped[0])
+        if position is None or is_held:
             self._held_at, self.unsaved_since = now if position is not None else self._held_at, None
             self._alarms.clear_alarm(OLD, self._directory)
             return
@@ -73,7 +89,8 @@ class Freshness:
             self._held_at = now
         self.unsaved_since = self._held_at
         over = (now - self.unsaved_since).total_seconds() - self.limit_seconds
-        if over <= 0:
+        led = (now - self._led_since).total_seconds()
+        if over <= 0 or led < min(self.limit_seconds, SETTLE_SECONDS):
             self._alarms.clear_alarm(OLD, self._directory)
             return
         held = "there is no backup" if newest is None else f"the newest backup is of {_text(newest.created_at)}"
@@ -109,6 +126,7 @@ class Freshness:
             index=None if newest is None else newest.index,
             revision=None if newest is None else newest.revision,
             size_bytes=None if newest is None else newest.size_bytes,
+            log_index=self.log_index,
             unsaved_seconds=self.unsaved_seconds,
             limit_seconds=self.limit_seconds,
             failed_at=self.failed_at,

@@ -275,6 +275,9 @@ def test_changes_that_are_in_no_backup_for_too_long_are_an_alarm_of_the_leader(w
     assert backups.freshness.unsaved_seconds is None
     world.leads = True
     backups.watch()
+    assert world.alarm is None, "a new leader has a minute to save a backup"
+    world.now += timedelta(minutes=1)
+    backups.watch()
     assert world.alarm is not None
     backups.look()
     backups.watch()

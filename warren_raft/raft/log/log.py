@@ -29,6 +29,7 @@ from .segments import (
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # made ahead in a worker thread: so large that a new segment is rarely needed
 START_SEGMENT_BYTES = 1024 * 1024  # made while a caller waits: written in milliseconds
+COPY_RACES_MAX = 3  # a compaction between two reads of another thread; there are seconds between two compactions
 PREPARATION_PAUSE_BATCHES = 1000  # after a failed preparation: a nearly full disk is not filled again for each batch
 
 __all__ = ["SEGMENT_BYTES", "START_SEGMENT_BYTES", "Batch", "Entry", "Log"]
@@ -216,6 +217,28 @@ class Log:
     def segment_paths(self) -> tuple[str, ...]:
         """The files that the next open needs. Any thread may ask."""
         return tuple(segment_path(self._directory, number) for number in self._chain.numbers)
+
+    def copy(self, first: int, last: int) -> list[Entry] | None:
+        """The entries from `first` to `last`; None if memory does not have all of them (any more). Any thread may ask,
+        for entries that are committed: no truncation reaches them."""
+        for _ in range(COPY_RACES_MAX):
+            base = self.entries[0][1]
+            if first <= base:
+                return None
+            found = self.entries[first - base : last - base + 1]
+            if len(found) == last - first + 1 and found[0][1] == first:
+                return found
+        return None
+
+    def term_of(self, index: int) -> int | None:
+        """The term of the entry at `index`, which may be the base; None if memory does not have it. Any thread may
+        ask."""
+        for _ in range(COPY_RACES_MAX):
+            position = index - self.entries[0][1]
+            found = self.entries[position : position + 1] if position >= 0 else []
+            if found and found[0][1] == index:
+                return found[0][2]
+        return None
 
     # -- changes
 
