@@ -134,6 +134,7 @@ class Cluster(common.Cluster):
         return sum(_written(pid) for pid in self.pids())
 
     def on_disk(self) -> int:
+        """The bytes that the data directories take, with segments of the log that are prepared."""
         total = 0
         for folder, _, names in os.walk(self.directory):
             for name in names:
@@ -187,6 +188,8 @@ class Link(asyncio.Protocol):
 
     async def call(self, operation: str, *arguments: Any) -> str | None:
         """The name of the error; None: there was none."""
+        if self._transport.is_closing():
+            raise ConnectionError("a manager ended")
         self._number += 1
         self._transport.write(json.dumps([self._number, operation, *arguments]).encode() + b"\n")
         answer = self._waiting[self._number] = asyncio.get_running_loop().create_future()
@@ -205,16 +208,12 @@ class Node:
     def __init__(self, number: int, link: Link) -> None:
         self.id, self.link = node_id(number), link
         self.running = set[str]()
-        self.died_at: float | None = None
+        self.is_away = False
         self.lives = 0
         self.beaten_at = 0.0
         """When the last beat that was answered was sent."""
         self.gap = 0.0
         """The time between that beat and the one before."""
-
-    @property
-    def is_away(self) -> bool:
-        return self.died_at is not None
 
 
 class Load:
@@ -376,12 +375,12 @@ class Load:
     async def _die(self) -> None:
         node = self._random.choice([each for each in self._nodes.values() if not each.is_away])
         self.counted["nodes died"] += 1
-        node.died_at = time.monotonic()
+        node.is_away = True
         node.lives += 1
         node.running.clear()
         await node.link.call("unfollow", node.id)
         await asyncio.sleep(AWAY_SECONDS)
-        node.died_at = None
+        node.is_away = False
         await node.link.call("follow", node.id)
 
     async def _scrape(self) -> None:
@@ -441,7 +440,7 @@ def run(cluster: Cluster, seconds: float, nodes: int, services: int) -> dict[str
     cores = {id_: round((used - cpu[id_]) / took, 4) for id_, used in cluster.cpu().items()}
     own = time.process_time() - own
     states_after, memory_after = cluster.call_all("state"), cluster.memory()
-    counted, every = load.counted, Times()
+    counted, late, every = load.counted, load.down_after, Times()
     conflicts = unavailable = 0
     for each in cluster.call_all("figures"):
         for name, times in each["took"].items():
@@ -469,15 +468,14 @@ def run(cluster: Cluster, seconds: float, nodes: int, services: int) -> dict[str
         "elections": terms[1] - terms[0],
         "early_expiries": counted["early expiries"],
         "late_beats": counted["late beats"],
-        "down_seconds_after_last_beat": [round(each, 2) for each in (min, max) for each in [each(load.down_after)]]
-        if load.down_after
-        else [],
+        "down_seconds_after_last_beat": [round(min(late), 2), round(max(late), 2)] if late else [],
         "log_entries_per_second": round((entries[1] - entries[0]) / took, 2),
         "files_written_mib": round((cluster.written() - written) / MIB, 1),
         "log_mib": [round(max(state["log_bytes"] for state in each) / MIB, 1) for each in (states, states_after)],
         "directories_mib": [round(size / MIB, 1) for size in (on_disk, cluster.on_disk())],
         "anonymous_memory_mib": {
-            id_: [round(size[id_] / MIB, 1) for size in (memory, memory_after, load.peak)] for id_ in cores
+            id_: [round(size / MIB, 1) for size in (memory[id_], after, max(after, load.peak[id_]))]
+            for id_, after in memory_after.items()
         },
         "conflicts": conflicts,
         "failed": dict(load.failed),

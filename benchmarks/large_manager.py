@@ -236,8 +236,15 @@ class Connection(asyncio.Protocol):
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end)
         return task
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """A request that failed in an unexpected way ends the connection, and so the benchmark."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            task.get_loop().call_exception_handler({"message": "a request failed", "exception": error})
+            self._transport.close()
 
     async def _answer(self, number: int, write: Awaitable[object]) -> None:
         try:
@@ -312,15 +319,25 @@ class Connection(asyncio.Protocol):
                                 self._say([id_, "put", event.id, *states])
 
     async def _follow_nodes(self) -> None:
-        """Nodes that become ready or down."""
-        with self._store.read() as view:
-            since, known = view.revision, {node.id: node.status for node in view.list_nodes()}
+        """The status of each node, then its changes."""
+        known = dict[str, str]()
+
+        def tell(node: wr.Node) -> None:
+            if known.get(node.id) != node.status:
+                known[node.id] = node.status
+                self._say([node.id, "status", node.status])
+
         with suppress(wr.Closed):
-            async with self._store.aio.watch(since, kinds={"node"}) as events:
-                async for event in events:
-                    if isinstance(event.entity, wr.Node) and known.get(event.id) != event.entity.status:
-                        known[event.id] = event.entity.status
-                        self._say([event.id, "status", event.entity.status])
+            while True:
+                with self._store.read() as view:
+                    since, present = view.revision, view.list_nodes()
+                for node in present:
+                    tell(node)
+                async with self._store.aio.watch(since, kinds={"node"}) as events:
+                    with suppress(wr.WatchLost):  # too much was missed: everything again
+                        async for event in events:
+                            if isinstance(event.entity, wr.Node):
+                                tell(event.entity)
 
 
 def _states(container: wr.Container) -> tuple[str, str]:
