@@ -75,7 +75,7 @@ class Sizes:
 
 
 FULL = Sizes(rounds=5, seconds=2.0, idle_seconds=10.0, restored=100_000, large=1_000_000, imported=100_000)
-QUICK = Sizes(rounds=2, seconds=0.5, idle_seconds=2.0, restored=5_000, large=5_000, imported=5_000)
+QUICK = Sizes(rounds=2, seconds=0.25, idle_seconds=1.0, restored=1_000, large=5_000, imported=5_000)
 
 
 # Writes --------------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def write_rows(directory: Path, sizes: Sizes, client: Path | None) -> list[Row]:
             sides["etcd"] = load_etcd
             load_etcd("8 threads")
         rows += idle_rows(ours, etcd, sizes.idle_seconds)
-        ours.load(WORKS["8 threads"], WARM_SECONDS)
+        ours.load(WORKS["8 threads"], min(WARM_SECONDS, sizes.seconds))
         for turn in range(sizes.rounds):
             order = list(sides.items())
             for name in WORKS:

@@ -74,7 +74,7 @@ def large_and_small(directory: Path, containers: int, rounds: int, seconds: floa
         found: dict[str, Any] = {"fill_seconds": round(time.perf_counter() - begin, 1)}
         found |= {name: {"small": [], "large": []} for name in PAIRS}
         for each in (large, small):
-            each.load(WORKS["8 threads"], 1.0)  # warm
+            each.load(WORKS["8 threads"], min(1.0, seconds))  # warm
         for _ in range(rounds):
             for name, (work, figure) in PAIRS.items():
                 for size, each in (("small", small), ("large", large)):
@@ -86,7 +86,7 @@ def five_and_three(directory: Path, rounds: int, seconds: float) -> dict[str, An
     rates: dict[str, list[float]] = {"three": [], "five": []}
     with cluster(directory, SMALL, 3) as three, cluster(directory, SMALL, 5) as five:
         for each in (three, five):
-            each.load(WORKS["8 threads"], 1.0)  # warm
+            each.load(WORKS["8 threads"], min(1.0, seconds))  # warm
         for _ in range(rounds):
             for name, each in (("three", three), ("five", five)):
                 rates[name].append(each.load(WORKS["64 threads"], seconds)["writes_per_second"])

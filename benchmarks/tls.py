@@ -114,7 +114,7 @@ def write_figures(clusters: dict[str, Cluster], rounds: int, seconds: float) -> 
     leaders = {kind: cluster.managers[cluster.leader_and_follower()[0]] for kind, cluster in clusters.items()}
     for leader in leaders.values():
         leader.call("fill", writes.STORED, BATCH)
-        leader.call("load", 8, 1.0)  # warm
+        leader.call("load", 8, min(1.0, seconds))  # warm
     for _ in range(rounds):
         for kind in KINDS:
             one[kind].append(leaders[kind].call("load", 1, seconds)["p50_ms"])

@@ -30,7 +30,9 @@ from warren_raft.raft.replacement import Event as ReplacementEvent
 pytestmark = pytest.mark.timeout(300)
 SEEDS = range(1_000_000, 1_000_200)
 BUDGET_SECONDS = 45.0
-"""Time for SEEDS. If it is not enough, the rest of them is left out, and the test says so."""
+"""Processor time for SEEDS. If it is not enough, the rest of them is left out, and the test says so. So it is on a busy
+machine after BUSY_SECONDS."""
+BUSY_SECONDS = 3 * BUDGET_SECONDS
 SEEDS_MIN = 15
 RARER_FAULTS = {
     "ENOSPC at a write of the log",
@@ -383,7 +385,7 @@ each arrow."""
 
 def test_nothing_is_lost_in_a_few_hundred_runs() -> None:
     """Safety under faults, then convergence: all checkers, on as many seeds as BUDGET_SECONDS allows."""
-    end = time.monotonic() + BUDGET_SECONDS
+    end, late = time.process_time() + BUDGET_SECONDS, time.monotonic() + BUSY_SECONDS
     checked: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     done = acknowledged = 0
@@ -394,7 +396,7 @@ def test_nothing_is_lost_in_a_few_hundred_runs() -> None:
         acknowledged += result.acknowledged
         checked.update(result.checked)
         faults.update(result.faults)
-        if time.monotonic() > end:
+        if time.process_time() > end or time.monotonic() > late:
             break
     print(f"{done} of {len(SEEDS)} seeds, {acknowledged} calls acknowledged, {sum(faults.values())} faults")
     assert done >= SEEDS_MIN
