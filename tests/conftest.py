@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 from hypothesis import settings
@@ -15,8 +16,15 @@ from tests.busy_machine import pytest_runtest_makereport, pytest_runtest_protoco
 
 __all__ = ["pytest_runtest_makereport", "pytest_runtest_protocol"]
 
+LONG: Final = ("test_torture.py", "test_simulation.py", "test_benchmarks.py")
+"""Files with tests of half a minute and more. They come first: if such a test began last, it would run alone."""
+
 settings.register_profile("any machine", deadline=None)  # the time of an example only says how busy the machine is
 settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)  # apart from that, their order stays
 
 
 @pytest.fixture(scope="session", autouse=True)
