@@ -17,9 +17,8 @@ def _parser() -> argparse.ArgumentParser:
 
     one = programs.add_parser("manager", help="keep the state, schedule containers, answer HTTP requests")
     one.add_argument("--id", required=True)
-    one.add_argument("--member", action="append", required=True, metavar="ID=HOST:PORT", help="each manager, this too")
+    one.add_argument("--join", required=True, metavar="FILE.join", help="from `warren-raft cert issue`, for this id")
     one.add_argument("--data-dir", required=True)
-    one.add_argument("--join", metavar="FILE.join", help="from `warren-raft cert issue`: TLS between managers")
     one.add_argument("--api", required=True, metavar="HOST:PORT", help="where workers and users reach this manager")
 
     one = programs.add_parser("worker", help="run the containers of one node")
@@ -34,10 +33,7 @@ def main() -> None:
     if given.program == "worker":
         asyncio.run(worker.run(given.id, given.manager))
         return
-    members = dict(each.split("=", 1) for each in given.member)
-    config = wr.Config(
-        node_id=given.id, data_dir=given.data_dir, listen=members[given.id], members=members, join=given.join
-    )
+    config = wr.config_from_join(given.join, data_dir=given.data_dir, node_id=given.id)
     asyncio.run(manager.run(config, given.api))
 
 

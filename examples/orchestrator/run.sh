@@ -23,7 +23,6 @@ start() {
     local id=$1 options=()
     if [[ $id == m* ]]; then
         options=(manager --id "$id" --data-dir ".orchestrator/$id" --join ".orchestrator/$id.join" --api "${api[$id]}")
-        for each in m1 m2 m3; do options+=(--member "$each=${member[$each]}"); done
     else
         options=(worker --id "$id")
         for each in m1 m2 m3; do options+=(--manager "http://${api[$each]}"); done

@@ -38,9 +38,9 @@ class Orchestrator:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         ports = iter(free_ports(2 * len(MANAGERS)))
-        self.members = {id_: f"127.0.0.1:{next(ports)}" for id_ in MANAGERS}
+        members = {id_: f"127.0.0.1:{next(ports)}" for id_ in MANAGERS}
         self.apis = {id_: f"127.0.0.1:{next(ports)}" for id_ in MANAGERS}
-        for join in Authority.create(directory / "ca").issue(self.members):
+        for join in Authority.create(directory / "ca").issue(members):
             join.write(directory / f"{join.node_id}.join")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -56,8 +56,7 @@ class Orchestrator:
         if id_ in WORKERS:
             return ["worker", f"--id={id_}", *(f"--manager=http://{api}" for api in self.apis.values())]
         files = [f"--data-dir={self._directory / id_}", f"--join={self._directory / id_}.join"]
-        members = [f"--member={member}={address}" for member, address in self.members.items()]
-        return ["manager", f"--id={id_}", f"--api={self.apis[id_]}", *files, *members]
+        return ["manager", f"--id={id_}", f"--api={self.apis[id_]}", *files]
 
     def log_of(self, id_: str) -> Path:
         return self._directory / f"{id_}.log"
