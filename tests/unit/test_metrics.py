@@ -25,6 +25,7 @@ import warren_raft as wr
 from tests.cluster.harness import free_ports
 from warren_raft.metrics import Collector
 from warren_raft.metrics.families import ALIASES, FAMILIES
+from warren_raft.store import levels
 from warren_raft.store.counts import TIMED_EVERY
 from warren_raft.support.counting import SLOW_BOUNDS, Durations
 
@@ -299,6 +300,7 @@ def test_a_manager_has_the_metrics_of_consensus(manager: wr.ReplicatedStore) -> 
     status = manager.status()
     assert scrape("warren_raft_is_leader") == scrape("warren_raft_has_leader") == scrape("warren_raft_ready") == 1
     assert scrape("warren_raft_term") == status.term
+    assert scrape("warren_raft_level") == status.level == scrape("warren_raft_level_max") == levels.NEWEST
     assert scrape("warren_raft_leader_changes_total") == 1
     assert scrape("warren_raft_applied_index") == scrape("warren_raft_log_index")
     assert scrape("warren_raft_peers_total") == 1

@@ -15,6 +15,7 @@ from warren_raft.metrics.meters import BackupMeters, ManagerMeters, Meters, Stat
 from warren_raft.results import Status
 from warren_raft.snapshots.after_backup import AfterBackup
 from warren_raft.snapshots.backups import Backups
+from warren_raft.store import levels
 from warren_raft.store.counts import ReadCounts
 
 STATE_RACES_MAX: Final = 3
@@ -38,6 +39,7 @@ def meters_of(parts: Parts, reads: ReadCounts, status: Status | None, started_at
             status=status,
             leader_contact_age_seconds=engine.leader_contact_age(time.monotonic()),
             leaders=engine.leaders_known,
+            level_max=levels.NEWEST,
             queued=engine.queued_count,
             log_index=opened.log.last_index,
             snapshot_at=None if newest is None else newest.manifest.created_at,

@@ -81,6 +81,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _family("warren_raft_has_quorum", "gauge", "", "1 while this manager can expect a write to be committed."),
     _family("warren_raft_ready", "gauge", "", "1 once the state has caught up with the cluster after the start."),
     _family("warren_raft_term", "gauge", "", "The present term."),
+    _family("warren_raft_level", "gauge", "", "The level of the command set in this manager's state."),
+    _family("warren_raft_level_max", "gauge", "", "The highest level of the command set that this manager reads."),
     _family(
         "warren_raft_leader_changes_total",
         "counter",

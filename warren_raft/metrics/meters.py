@@ -65,6 +65,8 @@ class ManagerMeters:
     """Infinite: no leader was heard so far."""
     leaders: int
     """How often another leader, or the same one in another term, was known."""
+    level_max: int
+    """The highest level of the command set that it reads."""
     queued: int
     log_index: int
     snapshot_at: datetime | None

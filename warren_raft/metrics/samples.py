@@ -146,6 +146,8 @@ def _raft(manager: ManagerMeters, status: Status) -> Found:
         "warren_raft_has_quorum": _one(status.has_quorum),
         "warren_raft_ready": _one(status.ready),
         "warren_raft_term": _one(status.term),
+        "warren_raft_level": _one(status.level),
+        "warren_raft_level_max": _one(manager.level_max),
         "warren_raft_leader_contact_age_seconds": _one(manager.leader_contact_age_seconds),
         "warren_raft_log_index": _one(manager.log_index),
         "warren_raft_commit_index": _one(status.commit_index),
