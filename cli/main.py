@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("serve", "serve"),
     "status": ("status", "status"),
     "top": ("top", "top"),
+    "explain": ("explain", "explain"),
     "bench": ("bench", "bench"),
     "describe": ("describe", "describe"),
     "get": ("entities", "get"),
@@ -48,7 +49,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "completion": ("completion", "completion"),
 }
 FAMILIES: Final[Mapping[str, Sequence[str]]] = {
-    "Run a manager": ("serve", "status", "top", "bench", "describe", "config"),
+    "Run a manager": ("serve", "status", "top", "explain", "bench", "describe", "config"),
     "Entities": ("get", "list", "put", "delete", "watch", "events", "import", "export"),
     "The cluster": ("members", "leader", "cert"),
     "Backups and disasters": ("snapshot", "recover"),

@@ -148,6 +148,10 @@ class Config:
     `backup_every_seconds` without `backup_continuous`. Default None: twice `backup_every_seconds` and one minute, so
     one backup may be late; with `backup_continuous` one minute."""
 
+    slow_write_seconds: float = 0.5
+    """A write that takes longer gets a log line with its stages, and `warren-raft explain` shows it: seconds above 0.
+    Default 0.5: a hundred times as long as a usual write on a good disk, and half of the shortest election."""
+
     watchdog_alarm_seconds: float = 5.0
     """If the raft thread has done nothing for so many seconds (above 0), that is an alarm, and `is_leader` is False
     until it goes on. Normally it does something 50 times a second. Default 5: the others have elected another leader by
@@ -168,6 +172,7 @@ class Config:
             "heartbeat_interval",
             "election_timeout",
             "checkpoint_interval",
+            "slow_write",
         ):
             self._check_duration(f"{name}_seconds")
         for name in ("switch_interval_seconds", "watchdog_stop_seconds"):

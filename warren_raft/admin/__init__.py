@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from warren_raft.store.tables import Kind
 
 SOCKET_NAME: Final = "admin.sock"
-QUICK_OPERATIONS: Final = {"status", "members"}
+QUICK_OPERATIONS: Final = {"status", "members", "explain"}
 """Operations that need only memory and the local database, in any state of the cluster."""
 # Enough for a write of the largest batch (4 MiB), with its bytes in base64 and its text escaped.
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+NO_OPERATION: Final = "there is no such operation"
+"""The answer to an operation that the manager's release does not have."""
 MAX_TIMEOUT_SECONDS: Final = 3600.0
 """A longer wait would hold one of the manager's few threads for calls, perhaps for ever."""
 

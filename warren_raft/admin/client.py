@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from warren_raft.admin import (
+    NO_OPERATION,
     QUICK_OPERATIONS,
     ManagerFailed,
     checked_timeout,
@@ -25,7 +26,7 @@ from warren_raft.admin import (
     socket_address,
 )
 from warren_raft.disk.paths import absolute, missing_data
-from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
+from warren_raft.errors import InvalidEntity, RefusedForSafety, Unavailable, WarrenError
 from warren_raft.support.workers import Workers
 
 # The manager answers by the deadline of the call; the client waits this much longer before it gives up.
@@ -102,6 +103,21 @@ class AdminClient:
 
     def status(self) -> dict[str, Any]:
         return _expect(dict, self.call("status"))
+
+    def explain(self) -> dict[str, Any]:
+        """The last slow writes and the slowest recent ones, with their stages."""
+        return _expect(dict, self._reported("explain"))
+
+    def _reported(self, operation: str) -> Any:
+        """The answer of an operation that earlier releases do not have."""
+        try:
+            return self.call(operation)
+        except InvalidEntity as error:
+            if error.reason == NO_OPERATION:
+                raise ManagerFailed(
+                    f"the manager on {self.directory} is of a release that has no {operation!r}: upgrade it"
+                ) from None
+            raise
 
     def page(self, path: str) -> str | None:
         """The text of a page (health/pages.py), such as "/metrics"; None if this manager has no such page, because it

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from warren_raft.admin import (
     MAX_REQUEST_BYTES,
+    NO_OPERATION,
     QUICK_OPERATIONS,
     SOCKET_NAME,
     address_in,
@@ -85,6 +86,9 @@ _HTTP_STATUS: Final[tuple[tuple[type[WarrenError], int], ...]] = (
 )
 
 T = TypeVar("T")
+Report = Callable[[], object]
+"""Something that a manager reports, in the form for JSON. It waits for nothing."""
+NO_REPORTS: Final[Mapping[str, Report]] = {}
 
 
 class Manager(Protocol):
@@ -105,7 +109,7 @@ class Manager(Protocol):
 class AdminServer:
     """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`. Only the user of this process and root get answers
     (callers.py). `nameless_snapshot` makes a snapshot in a file without a name, and returns its descriptor. `pages`:
-    for probes, answered here too.
+    for probes, answered here too. `reports`: further operations, which only report.
 
     The caller of `start` must hold the lock of the data directory until `stop`: `start` replaces an existing socket,
     as one that a dead manager left.
@@ -117,8 +121,10 @@ class AdminServer:
         directory: str | os.PathLike[str],
         nameless_snapshot: Callable[[], int],
         pages: Pages | None = None,
+        reports: Mapping[str, Report] = NO_REPORTS,
     ) -> None:
         self._manager = manager
+        self._reports = reports
         self._pages = pages
         self._nameless_snapshot = nameless_snapshot
         self._directory = absolute(directory)
@@ -162,7 +168,7 @@ class AdminServer:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(self._failed_in_background)
         place = _Place(self._directory)  # first, because it may raise, and the objects below start threads
-        calls = _Calls(self._manager, self._nameless_snapshot)
+        calls = _Calls(self._manager, self._nameless_snapshot, self._reports)
         runner = web.AppRunner(_application(calls, self._pages), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
@@ -283,16 +289,20 @@ class _Place:
 class _Calls:
     """The threads for calls of the manager: a few for quick calls, more for calls that wait for the cluster."""
 
-    def __init__(self, manager: Manager, nameless_snapshot: Callable[[], int]) -> None:
+    def __init__(self, manager: Manager, nameless_snapshot: Callable[[], int], reports: Mapping[str, Report]) -> None:
         self._manager = manager
+        self._reports = reports
         self._nameless_snapshot = nameless_snapshot
         self._quick = Workers(MAX_QUICK_CALLS, "warren-admin-look").start()
         self._waiting = Workers(MAX_CALLS, "warren-admin-call")
 
     async def run(self, operation_name: str, body: bytes) -> object:
+        report = self._reports.get(operation_name)
+        if report is not None:
+            return await asyncio.get_running_loop().run_in_executor(self._quick, report)
         call = OPERATIONS.get(operation_name)
         if call is None:
-            raise InvalidEntity("request", "there is no such operation")
+            raise InvalidEntity("request", NO_OPERATION)
         arguments = Arguments.parse(body)
         pool = self._quick if operation_name in QUICK_OPERATIONS else self._waiting
         return await asyncio.get_running_loop().run_in_executor(pool, call, self._manager, arguments)

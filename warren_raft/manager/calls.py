@@ -73,6 +73,7 @@ class WriteCalls:
         self._driver = driver
         self._engine = driver.engine
         self._writes = writes
+        self._slow = writes.slow
         self._space = space
         self._request_memory = request_memory
         self._revision = revision
@@ -102,6 +103,7 @@ class WriteCalls:
             stamps.add("answered", write.thread)
         if not ended:
             raise write.late()
+        self._slow.woken(write)
         return write.result()
 
     def start(

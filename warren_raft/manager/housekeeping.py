@@ -41,6 +41,7 @@ class Housekeeping:
     """`measure` and `remember` may also be called while the thread does not run.
 
     `use_credentials`: makes links with another certificate. `stop_manager`: stops the manager with an error.
+    `say_slow`: writes log lines about slow writes.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Housekeeping:
         backups: Backups | None,
         use_credentials: Callable[[Credentials], None],
         stop_manager: Callable[[WarrenError], None],
+        say_slow: Callable[[], None],
     ) -> None:
         self._node_id = opened.config.node_id
         self._version = version
@@ -76,6 +78,7 @@ class Housekeeping:
         self._written_back = -1
         """The applied index at the last checkpoint."""
         self._chores: Final = (
+            say_slow,  # before a chore that may wait for a slow disk
             self._look_at_descriptors,
             self._look_at_directory,
             self._look_at_certificate,

@@ -46,6 +46,8 @@ def meters_of(parts: Parts, reads: ReadCounts, status: Status | None, started_at
             quota_bytes=parts.config.quota_bytes,
             syncs=driver.syncs,
             applies=driver.applies,
+            stages={str(stage): each for stage, each in parts.writes.slow.durations.items()},
+            slow_writes={str(stage): count for stage, count in parts.writes.slow.counts.items()},
             takings=opened.keeper.takings,
             installed=parts.installed,
             backups=None if parts.backups is None else _backups(parts.backups, parts.after_backup),

@@ -178,6 +178,7 @@ class Parts:
             make_transport=self._make_transport,
         )
         self.writes.too_new = partial(too_new, driver.engine)
+        self.writes.slow.begin(driver.engine, config.slow_write_seconds)
         self.hub = Hub(life.require_database, self._why_no_changes, ring_by=self._ring_by)
         node_id, seconds = config.node_id, config.write_timeout_seconds
         self.readiness = Readiness(node_id, life, driver.engine)
@@ -220,6 +221,7 @@ class Parts:
             backups=self.backups,
             use_credentials=driver.set_credentials,
             stop_manager=self._stop_manager,
+            say_slow=self.writes.slow.say,
         )
 
     def _start(self, make_admin: MakeService | None, make_pages: Callable[[], Service] | None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from typing import Final
 from warren_raft.errors import Closed, Unavailable
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, class_name_of, raise_for
 from warren_raft.manager.barrier_calls import GRACE_SECONDS, NO_ANSWER, BarrierCall, BarrierCalls
+from warren_raft.manager.slow_writes import SlowWrite, SlowWrites
 from warren_raft.raft.submit import Proposal, expired
 from warren_raft.store.command import (
     OPEN_SESSION,
@@ -67,6 +68,10 @@ class Write(Proposal):
     """Where it is counted; None: nowhere."""
     begun: float = 0.0
     """When its caller made it, by time.monotonic()."""
+    ended_at: float = 0.0
+    """When it ended."""
+    trace: SlowWrite | None = None
+    """Its stages, if they are kept. Set before its caller is woken."""
 
     def prepare_wait(self) -> None:
         """Before the write is submitted, if its caller waits."""
@@ -103,8 +108,17 @@ class Write(Proposal):
         result: Result = self.outcome
         return raise_for(result)
 
+    @property
+    def failed_with(self) -> str | None:
+        """The class of the error with which it has ended; None: it was done."""
+        if self.error is not None:
+            return type(self.error).__name__
+        result: Result | None = self.outcome
+        return None if result is None or result.error is None else class_name_of(result.error)
+
     def count(self, now: float) -> None:
         """It has ended."""
+        self.ended_at = now
         if self.series is None:
             return
         if self.error is not None:
@@ -167,6 +181,7 @@ class Writes:
         self._uncounted: deque[Write] = deque()
         """Writes that have ended since the last `flush`."""
         self.counts: Final = WriteCounts()
+        self.slow: Final = SlowWrites(node_id)
         self._waking: Final = Waking()
         self.barriers: Final = BarrierCalls(self._asleep.append, self._landed.append)
         self.too_new: Callable[[], str] = str
@@ -315,7 +330,9 @@ class Writes:
         """Wake the callers, and resolve the futures, of the writes that have ended since the last call. Whether there
         are callers that `wake_late` has to look at."""
         if self._uncounted:
-            self._count(taken(self._uncounted))
+            self._count_ended(taken(self._uncounted))
+        if self.slow.entries:
+            self.slow.note_entries()
         if self._landed:
             hand_over(taken(self._landed))
         if self._settled:
@@ -323,6 +340,15 @@ class Writes:
         if self._asleep:
             return self._waking.wake(taken(self._asleep))
         return False
+
+    def _count_ended(self, ended: Sequence[Write]) -> None:
+        slowest, now, slow = ended[0], time.monotonic(), self.slow
+        for write in ended:
+            write.count(now)
+            if write.begun < slowest.begun:
+                slowest = write
+        if now - slowest.begun >= slow.floor_seconds or now >= slow.sample_at:
+            slow.note(ended, slowest, now)
 
     @staticmethod
     def _count(ended: Iterable[Write]) -> None:

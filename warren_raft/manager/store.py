@@ -69,7 +69,8 @@ class ReplicatedStore(Store):
     def _admin_server(self, nameless_snapshot: Callable[[], int]) -> AdminServer:
         from warren_raft.admin.server import AdminServer
 
-        return AdminServer(self, self.config.directory, nameless_snapshot, self._pages())
+        reports = {"explain": self._parts.writes.slow.to_json}
+        return AdminServer(self, self.config.directory, nameless_snapshot, self._pages(), reports)
 
     def _pages_server(self) -> PagesServer:
         from warren_raft.health.server import PagesServer

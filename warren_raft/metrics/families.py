@@ -130,6 +130,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "",
         "Time of a write of this manager's callers, from its call until it was applied here, of all kinds together.",
     ),
+    _family(
+        "warren_raft_write_stage_duration_seconds",
+        "histogram",
+        "stage",
+        "Time of a stage of a write of this manager's callers. At most 100 writes a second are timed.",
+    ),
+    _family(
+        "warren_raft_slow_writes_total",
+        "counter",
+        "stage",
+        "Writes of this manager's callers that took longer than Config.slow_write_seconds, by their longest stage.",
+    ),
     _family("warren_raft_sync_duration_seconds", "histogram", "", "Time to write and sync a batch of the log."),
     _family("warren_raft_apply_duration_seconds", "histogram", "", "Time to apply a run of committed entries."),
     # Snapshots and backups

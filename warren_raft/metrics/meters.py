@@ -74,6 +74,10 @@ class ManagerMeters:
     quota_bytes: int
     syncs: Durations
     applies: Durations
+    stages: Mapping[str, Durations]
+    """The stages of a write by name."""
+    slow_writes: Mapping[str, int]
+    """By the longest stage."""
     takings: Durations
     """Snapshots of its own that were taken."""
     installed: int

@@ -98,6 +98,8 @@ def _manager(manager: ManagerMeters, writes: WriteCounts | None) -> Found:
         "warren_raft_leader_changes_total": _one(manager.leaders),
         "warren_raft_sync_duration_seconds": _one(manager.syncs),
         "warren_raft_apply_duration_seconds": _one(manager.applies),
+        "warren_raft_write_stage_duration_seconds": [((name,), each) for name, each in manager.stages.items()],
+        "warren_raft_slow_writes_total": [((name,), count) for name, count in sorted(manager.slow_writes.items())],
         "warren_snapshot_save_duration_seconds": _one(manager.takings),
         "warren_snapshot_installs_total": _one(manager.installed),
         "warren_heartbeats_total": _one(manager.beats),

@@ -161,8 +161,9 @@ class Applying:
         if not together:
             return
         machine = self._context.machine
-        for outcomes in machine.apply_all(machine.applied_index + 1, together):
-            self._submitter.applied(outcomes)
+        first = machine.applied_index + 1
+        for index, outcomes in enumerate(machine.apply_all(first, together), first):
+            self._submitter.applied(outcomes, index)
         self._catchup.applied(size_bytes)
         together.clear()
 

@@ -18,6 +18,7 @@ from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.replacement import Replacement
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settings import Settings
+from warren_raft.raft.stages import Stages
 from warren_raft.raft.state_machine import StateMachine, membership_of
 
 TICK_SECONDS: Final = 0.02
@@ -44,6 +45,7 @@ class Context:
     now: float
     """The time of the present step, by the clock of the driver or the simulator; it never goes back."""
     decoded: Decoded = field(default_factory=Decoded)
+    stages: Stages = field(default_factory=Stages)
     look_at: float = LONG_AGO
     """When this manager looks next at the matters that no write waits for. LONG_AGO: in the next step."""
 

@@ -412,7 +412,9 @@ class Driver(Generic[W]):
         before, began = self._engine.applied_index, time.monotonic()
         more = self._engine.apply()
         if self._engine.applied_index != before:
-            self.applies.note(time.monotonic() - began)
+            ended = time.monotonic()
+            self.applies.note(ended - began)
+            self._engine.stages.applied(self._engine.applied_index, began, ended)
             on_applied = self.on_applied  # once: another thread may set it to None
             if on_applied is not None:
                 on_applied()

@@ -157,7 +157,8 @@ class Engine(Readings):
         match event:
             case Synced(batch, error):
                 if self._writer.written(batch, error) and not self._installation.log_written(batch):
-                    self._outbox.synced()
+                    self._outbox.synced(self._context.now)
+                    self._context.stages.synced(self._log.synced_index, self._context.now)
                     self._guard.synced()
                 return
             case Submitted() | Received() | BarriersWanted():

@@ -68,6 +68,7 @@ class Guard:
         self._context = context
         self._log = context.log
         self._outbox = context.outbox
+        self._stages = context.stages
         self._large = large
         self._held = held
         self._checks = checks
@@ -373,16 +374,18 @@ class Guard:
         if message.kept is not None:
             progress.kept = max(progress.kept, message.kept)
         if message.success:
-            self._acknowledged(peer, progress, next_index - 1)
+            self._acknowledged(peer, progress, next_index - 1, message.sync_ms)
             return
         self.core.deliver_answer(peer)
         if message.reset:
             self._reset(peer, progress, next_index, sequence, hint=message.hint)
 
-    def _acknowledged(self, peer: str, progress: Progress, index: int) -> None:
+    def _acknowledged(self, peer: str, progress: Progress, index: int, sync_ms: int) -> None:
         if index > self._log.last_index:
             raise PeerFault(f"{peer} acknowledges index {index}, but our log ends at {self._log.last_index}")
         window_was_full = progress.unacknowledged_bytes >= WINDOW_BYTES
+        if index > progress.match:
+            self._stages.acknowledged(peer, progress.match, index, self._context.now, sync_ms / 1000)
         progress.acknowledge(index)
         if index >= self._log.base_index:
             self.followers.needs_snapshot.discard(peer)

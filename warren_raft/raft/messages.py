@@ -317,6 +317,9 @@ class AppendReply(Message):
     """`next_index` was found by going back in whole terms."""
     kept: OptionalIndex = None
     """The commit index on the sender's disk; None in a sign of life, which claims nothing."""
+    sync_ms: Index = 0
+    """The milliseconds for which this reply waited for the sender's disk. It is on the wire only if they are many
+    (stages.py): an earlier release does not know it."""
 
     @classmethod
     def quickly(cls, wire: Mapping[str, Any]) -> Message | None:
@@ -339,8 +342,10 @@ class AppendReply(Message):
         return cls(*values)
 
 
-_reply_values: Final = itemgetter(*AppendReply._keys)
-_REPLY_KEYS: Final = 1 + len(AppendReply._keys)
+_REPLY_FIELDS: Final = AppendReply._keys[:-1]
+"""Without `sync_ms`."""
+_reply_values: Final = itemgetter(*_REPLY_FIELDS)
+_REPLY_KEYS: Final = 1 + len(_REPLY_FIELDS)
 
 
 @_message("large_entry", Lane.BULK, _VOTER_OR_AHEAD)
@@ -596,6 +601,8 @@ def encode(message: Message) -> dict[str, Any]:
     cls = type(message)
     values = cls._values(message)
     wire = dict(zip(cls._keys, values, strict=True)) if len(cls._keys) > 1 else dict.fromkeys(cls._keys, values)
+    if cls is AppendReply and not wire["sync_ms"]:  # nearly always
+        del wire["sync_ms"]
     wire["type"] = cls.NAME
     return wire
 

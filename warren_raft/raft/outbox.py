@@ -30,6 +30,7 @@ from warren_raft.raft.messages import (
     PreVoteReply,
     encode,
 )
+from warren_raft.raft.stages import SLOW_SYNC_SECONDS
 
 NOTICE_SECONDS: Final = 0.002
 """A new commit index waits this long for entries to ride on: with writes following each other it spares each follower
@@ -199,11 +200,14 @@ class Outbox:
                 self._alive_sent_at = now
                 self.send(*sign)
 
-    def synced(self) -> None:
+    def synced(self, now: float) -> None:
         """The log is durable up to a later position: the messages that waited for it leave."""
         while self._gated and self._gated[0][0].gate <= self._log.synced_position:
-            outgoing, _ = self._gated.popleft()
-            self.send(outgoing.peer, outgoing.message)
+            outgoing, since = self._gated.popleft()
+            message = outgoing.message
+            if now - since >= SLOW_SYNC_SECONDS and type(message) is AppendReply:
+                message = replace(message, sync_ms=int(1000 * (now - since)))
+            self.send(outgoing.peer, message)
 
     def take(self) -> list[Effect]:
         """The effects of this step."""

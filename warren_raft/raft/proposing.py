@@ -51,6 +51,7 @@ class Proposing:
         self._node_id = context.node_id
         self._log = context.log
         self._roster = context.roster
+        self._stages = context.stages
         self._guard = guard
         self._core = guard.core
         self._submitter = submitter
@@ -70,6 +71,7 @@ class Proposing:
 
     def leadership_changed(self) -> None:
         self.origins.clear()
+        self._stages.forget()
 
     def take_committed_origins(self) -> Collection[str]:
         """The followers whose commands have been committed since the last call."""
@@ -112,7 +114,7 @@ class Proposing:
 
     def on_submit(self, peer: str, message: Submit) -> None:
         self._checks.check_commands(peer, message.commands)
-        self._submitter.receive(peer, message.commands, is_leader=self.takes_writes)
+        self._submitter.receive(peer, message.commands, is_leader=self.takes_writes, now=self._context.now)
 
     def on_submit_refused(self, peer: str, _message: SubmitRefused) -> None:
         self._submitter.refused(peer, self._context.now)
@@ -158,6 +160,7 @@ class Proposing:
                 entry = entries.encode_commands(commands)
                 self._context.decoded.keep(entry, commands)
                 self._append(entry)
+                self._stages.made(self._log.last_index, self._context.now, origins, self._submitter.came_at)
                 if origins:
                     self.origins.append((self._log.last_index, origins))
 
@@ -182,8 +185,10 @@ class Proposing:
             self._submitter.large_proposed(large, self._log.last_index + 1)
             self._append(large.entry)
             size += len(large.entry)
-            if large.origin:
-                self.origins.append((self._log.last_index, frozenset([large.origin])))
+            origins = frozenset([large.origin] if large.origin else ())
+            self._stages.made(self._log.last_index, self._context.now, origins)
+            if origins:
+                self.origins.append((self._log.last_index, origins))
 
     def _append(self, entry: bytes) -> None:
         before = self._log.last_index

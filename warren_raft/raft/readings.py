@@ -6,7 +6,7 @@ any thread, at any moment of a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -41,6 +41,8 @@ class Readings:
         self._fitness = parts.fitness
         self.beats: Final = parts.beats
         """The heartbeats of nodes. See there what any thread may use."""
+        self.stages: Final = context.stages
+        """For the raft thread only."""
         self.measured = Report()
         """Its version and its space; set from any thread by the code that measures this manager's disk. Told to the
         others."""
@@ -141,6 +143,11 @@ class Readings:
     @property
     def members(self) -> Mapping[str, Member]:
         return self._roster.members
+
+    @property
+    def voters(self) -> Collection[str]:
+        """Raft thread only."""
+        return self._roster.voters
 
     @property
     def level(self) -> int:

@@ -87,6 +87,12 @@ class Proposal:
     fence: Fence | None = None
     link: int = -1
     """The link that a small command was sent on, so that it counts as under way there; -1: it was not sent."""
+    tries: int = 0
+    """How often the command was queued at this leader, or sent to another one."""
+    sent_at: float = 0.0
+    """When it was last sent to another manager; 0: never."""
+    index: int = 0
+    """The entry by which it was applied here; 0: it was not applied."""
 
     @property
     def is_pending(self) -> bool:
@@ -127,9 +133,12 @@ class Submitter:
         self._sent_bytes = 0
         """Bytes of the small commands that were sent on the present route and have no answer yet."""
         self._not_before = self._large_not_before = -1e9
-        self.queue: deque[tuple[str, bytes, Proposal | None]] = deque()
+        self.queue: deque[tuple[str, bytes, Proposal | None, float]] = deque()
         """Commands that the leader has not proposed yet, in the order in which they came, each with the manager that
-        sent it. For a command of our own callers that is "", and the proposal comes with it."""
+        sent it and the time at which it came. For a command of our own callers that manager is "", the proposal comes
+        with it, and the time is 0."""
+        self.came_at = 0.0
+        """When the oldest command of other managers came that the last `take` returned; 0: there was none."""
         self._queue_bytes = 0
 
     @property
@@ -213,7 +222,7 @@ class Submitter:
             self._queue_own()
             return
         while self._waiting and self._sent_bytes < SUBMIT_WINDOW_BYTES and now >= self._not_before:
-            commands = self._next_message()
+            commands = self._next_message(now)
             if commands:
                 self._outbox.send(route.leader, Submit(commands))
         while self._waiting_large and now >= self._large_not_before:
@@ -221,6 +230,8 @@ class Submitter:
                 break
             proposal = self._waiting_large.popleft()
             if proposal.is_pending:
+                proposal.tries += 1
+                proposal.sent_at = now
                 self.lent.send(route.leader, proposal, now)
 
     def _queue_own(self) -> None:
@@ -228,14 +239,16 @@ class Submitter:
         while waiting and self._queue_bytes <= QUEUE_BYTES:
             proposal = waiting.popleft()
             if proposal.is_pending:
-                queue.append(("", proposal.data, proposal))
+                proposal.tries += 1
+                queue.append(("", proposal.data, proposal, 0.0))
                 self._queue_bytes += len(proposal.data)
         while self._waiting_large and self.large.has_room:
             proposal = self._waiting_large.popleft()
             if proposal.is_pending:
+                proposal.tries += 1
                 self.large.add(Large(proposal.data, proposal.deadline, waiter=proposal))
 
-    def _next_message(self) -> list[bytes]:
+    def _next_message(self, now: float) -> list[bytes]:
         commands: list[bytes] = []
         size = 0
         while self._waiting:
@@ -245,6 +258,8 @@ class Submitter:
             self._waiting.popleft()
             if proposal.is_pending:
                 proposal.sent = True
+                proposal.tries += 1
+                proposal.sent_at = now
                 proposal.link = self._route.link if self._route is not None else -1
                 commands.append(proposal.data)
                 size += len(proposal.data)
@@ -253,12 +268,12 @@ class Submitter:
 
     # At the leader -----------------------------------------------------------------------------------------------
 
-    def receive(self, peer: str, commands: list[bytes], *, is_leader: bool) -> None:
+    def receive(self, peer: str, commands: list[bytes], *, is_leader: bool, now: float = 0.0) -> None:
         if not is_leader or self._queue_bytes > QUEUE_BYTES:
             self._outbox.send(peer, SubmitRefused())
             return
         for command in commands:
-            self.queue.append((peer, command, None))
+            self.queue.append((peer, command, None, now))
             self._queue_bytes += len(command)
 
     def take(self, *, commands_max: int, bytes_max: int) -> tuple[list[bytes], frozenset[str]]:
@@ -271,13 +286,15 @@ class Submitter:
         origins: set[str] = set()
         size = 0
         queue = self.queue
+        self.came_at = 0.0
         while queue and len(taken) < commands_max:
             if taken and size + len(queue[0][1]) > bytes_max:
                 break
-            origin, command, proposal = queue.popleft()
+            origin, command, proposal, came_at = queue.popleft()
             self._queue_bytes -= len(command)
             if proposal is None:
                 origins.add(origin)
+                self.came_at = self.came_at or came_at
             elif not proposal.is_pending or self._is_refused(proposal):
                 continue
             else:
@@ -333,12 +350,14 @@ class Submitter:
         self.lent.link_down(peer)
         self.large.link_down(peer)
 
-    def applied(self, outcomes: Iterable[Outcome]) -> None:
+    def applied(self, outcomes: Iterable[Outcome], index: int) -> None:
+        """The entry at an index was applied, with these outcomes of its commands."""
         pending = self._pending
         for outcome in outcomes:
             proposal = pending.pop((outcome.session, outcome.sequence), None)
             if proposal is not None:
                 proposal.outcome = outcome
+                proposal.index = index
                 self._answered(proposal)
                 _end(proposal)
 

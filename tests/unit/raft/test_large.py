@@ -488,7 +488,7 @@ def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() 
     first, again = (message.number for _, message in sent.messages if isinstance(message, SubmitLarge))
     assert set(submitter.lent.of("m2")) == {first, again}, "the leader may name either"
     submitter.large_ended("m2", first, 2.0, again=False)
-    submitter.applied([Outcome(7, 1, "as it was")])
+    submitter.applied([Outcome(7, 1, "as it was")], 1)
     assert [proposal.outcome.value for proposal in ended] == ["as it was"]
     submitter.large_ended("m2", again, 2.0, again=False)
     assert not submitter.lent.of("m2")

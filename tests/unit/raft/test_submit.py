@@ -306,7 +306,7 @@ def test_another_link_term_or_leader_gets_everything_unanswered_again(route: Rou
     it.propose(1, 2, 3)
     it.submitter.set_route(Route("m2", 1, 7))
     it.submitter.flush(0.0)
-    it.submitter.applied([Outcome(1, 2, None)])
+    it.submitter.applied([Outcome(1, 2, None)], 1)
     it.submitter.set_route(route)
     it.submitter.flush(0.0)
     assert it.sent[1:] == [(route.leader, [b"\x01" * 10, b"\x03" * 10])]
@@ -335,7 +335,7 @@ def test_what_the_leader_has_not_answered_is_bounded_and_the_rest_waits_here(mon
     it.submitter.flush(0.0)
     it.submitter.flush(0.0)
     assert sum(len(commands) for _, commands in it.sent) == 6
-    it.submitter.applied([Outcome(1, n, None) for n in (1, 2, 3)])
+    it.submitter.applied([Outcome(1, n, None) for n in (1, 2, 3)], 1)
     it.submitter.flush(0.0)
     assert sum(len(commands) for _, commands in it.sent) == 8
     it.submitter.expire(5.0, "no quorum")
@@ -349,7 +349,7 @@ def test_what_the_leader_has_not_answered_is_bounded_and_the_rest_waits_here(mon
 
 def test_an_outcome_of_somebody_elses_write_is_passed_over() -> None:
     it = Recorded()
-    it.submitter.applied([Outcome(9, 9, None)])
+    it.submitter.applied([Outcome(9, 9, None)], 1)
     assert it.ended == []
 
 
@@ -357,7 +357,7 @@ def test_a_late_outcome_ends_nothing_a_second_time() -> None:
     it = Recorded()
     it.propose(1, deadline=1.0)
     it.submitter.expire(1.0, "no quorum")
-    it.submitter.applied([Outcome(1, 1, None)])
+    it.submitter.applied([Outcome(1, 1, None)], 1)
     assert [proposal.error is not None for proposal in it.ended] == [True]
 
 
@@ -553,3 +553,13 @@ def test_an_entry_is_decoded_once_and_only_its_own_content_is_taken_for_it() -> 
     assert len(decoded._kept) == 0
     with pytest.raises(InvariantViolation):
         decoded.take(b"\x00\x09?")
+
+
+def test_the_time_at_which_the_oldest_command_of_another_manager_came() -> None:
+    it = Recorded()
+    it.submitter.receive("m2", [b"x"], is_leader=True, now=5.0)
+    it.submitter.receive("m3", [b"y"], is_leader=True, now=6.0)
+    assert it.submitter.take(commands_max=10, bytes_max=100) == ([b"x", b"y"], {"m2", "m3"})
+    assert it.submitter.came_at == 5.0
+    it.submitter.take(commands_max=10, bytes_max=100)
+    assert it.submitter.came_at == 0.0
