@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "explain": ("explain", "explain"),
     "bench": ("bench", "bench"),
     "describe": ("describe", "describe"),
+    "doctor": ("doctor", "doctor"),
     "get": ("entities", "get"),
     "list": ("entities", "list_"),
     "put": ("entities", "put"),
@@ -49,7 +50,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "completion": ("completion", "completion"),
 }
 FAMILIES: Final[Mapping[str, Sequence[str]]] = {
-    "Run a manager": ("serve", "status", "top", "explain", "bench", "describe", "config"),
+    "Run a manager": ("serve", "status", "top", "explain", "bench", "describe", "doctor", "config"),
     "Entities": ("get", "list", "put", "delete", "watch", "events", "import", "export"),
     "The cluster": ("members", "leader", "cert"),
     "Backups and disasters": ("snapshot", "recover"),

@@ -8,6 +8,7 @@ which one that was.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, TypeVar
@@ -127,6 +128,11 @@ def settings_options(command: C) -> C:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def no_options(config_file: str | None) -> dict[str, Any]:
+    """The options of `settings_options` as they are if none is typed but `--config`."""
+    return defaultdict(lambda: None, members=(), config_file=config_file)
 
 
 @dataclass(frozen=True, slots=True)

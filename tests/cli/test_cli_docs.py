@@ -54,8 +54,8 @@ def section(path: str) -> str:
 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
-        "serve", "status", "top", "explain", "bench", "describe", "get", "list", "put", "delete", "import", "export",
-        "members", "leader", "snapshot", "recover", "cert", "config", "completion", "watch", "events",
+        "serve", "status", "top", "explain", "bench", "describe", "doctor", "get", "list", "put", "delete", "import",
+        "export", "members", "leader", "snapshot", "recover", "cert", "config", "completion", "watch", "events",
     }  # fmt: skip
     groups = {path for path in ALL if " " in path}
     assert groups == {

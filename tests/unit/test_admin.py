@@ -168,6 +168,12 @@ def test_a_long_directory_name_does_not_break_the_socket(manager: FakeManager, t
         assert client.status()["node_id"] == "m1"
 
 
+def test_a_manager_of_an_earlier_release_has_no_reports(client: AdminClient) -> None:
+    for ask in (client.explain, client.self_report):
+        with pytest.raises(ManagerFailed, match=r"of a release that has no '(explain|self_report)': upgrade it"):
+            ask()
+
+
 def test_a_relative_directory_works(manager: FakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m1").mkdir()

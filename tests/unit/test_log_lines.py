@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from warren_raft.raft import reasons
-from warren_raft.support.log_lines import log_event
+from warren_raft.support.log_lines import LINE_CHARACTERS, RECENT_MAX, log_event, recent
 
 ROOT = Path(__file__).parents[2]
 logger = logging.getLogger("warren_raft.test")
@@ -61,6 +61,27 @@ def test_a_record_has_its_parts_for_handlers_and_the_place_that_logged_it(caplog
 def test_an_error_brings_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     log_event(logger, logging.ERROR, "failed", exc_info=ZeroDivisionError("a mistake"))
     assert "ZeroDivisionError: a mistake" in caplog.text
+
+
+def test_the_last_lines_of_each_manager_are_kept_at_any_level_of_the_program(caplog: pytest.LogCaptureFixture) -> None:
+    """For a bug report. They are bounded, and have no words of an exception, which may quote an entity."""
+    caplog.set_level(logging.CRITICAL, logger=logger.name)
+    log_event(logger, logging.INFO, "of m8", node="of-no-test")
+    log_event(logger, logging.DEBUG, "too low", node="of-this-test")
+    try:
+        raise ZeroDivisionError("planted")
+    except ZeroDivisionError as error:
+        log_event(logger, logging.ERROR, "failed", node="of-this-test", exc_info=error)
+    log_event(logger, logging.INFO, "long", "x" * 5000, node="of-this-test")
+    assert caplog.text == ""
+    failed, long = (line for line in recent("of-this-test") if line.node)
+    assert failed.text.startswith("failed node=of-this-test [ZeroDivisionError at ")
+    assert "planted" not in failed.text
+    assert (long.level, len(long.text)) == (logging.INFO, LINE_CHARACTERS)
+    for n in range(2 * RECENT_MAX):
+        log_event(logger, logging.INFO, "one", node="of-this-test", n=n)
+    assert [line.text for line in recent("of-this-test")][-1] == f"one node=of-this-test n={2 * RECENT_MAX - 1}"
+    assert len(recent("of-this-test")) == RECENT_MAX
 
 
 def logged_otherwise(path: Path) -> list[str]:

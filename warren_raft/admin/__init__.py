@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from warren_raft.store.tables import Kind
 
 SOCKET_NAME: Final = "admin.sock"
-QUICK_OPERATIONS: Final = {"status", "members", "explain"}
+QUICK_OPERATIONS: Final = {"status", "members", "explain", "self_report"}
 """Operations that need only memory and the local database, in any state of the cluster."""
 # Enough for a write of the largest batch (4 MiB), with its bytes in base64 and its text escaped.
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024

@@ -108,6 +108,10 @@ class AdminClient:
         """The last slow writes and the slowest recent ones, with their stages."""
         return _expect(dict, self._reported("explain"))
 
+    def self_report(self) -> dict[str, Any]:
+        """The manager's report about itself, for a bug report."""
+        return _expect(dict, self._reported("self_report"))
+
     def _reported(self, operation: str) -> Any:
         """The answer of an operation that earlier releases do not have."""
         try:

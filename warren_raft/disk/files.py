@@ -13,7 +13,7 @@ import posixpath
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from warren_raft.disk import sharing
 from warren_raft.disk.descriptors import RESERVE
@@ -176,6 +176,24 @@ class OsFiles:
     def free_bytes(self, place: str | int) -> int:
         status = os.statvfs(place)
         return status.f_bavail * status.f_frsize
+
+
+class Capacity(NamedTuple):
+    """A file system."""
+
+    size_bytes: int
+    free_bytes: int
+    """For users other than root."""
+    inodes: int
+    """0: it has no fixed number."""
+    free_inodes: int
+
+
+def capacity(path: str) -> Capacity:
+    """That of the file system of a path. Raises OSError."""
+    found = os.statvfs(path)
+    unit = found.f_frsize
+    return Capacity(found.f_blocks * unit, found.f_bavail * unit, found.f_files, found.f_favail)
 
 
 OS_FILES: Final = OsFiles()

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from warren_raft.alarms import Alarm
@@ -68,8 +69,12 @@ class ReplicatedStore(Store):
 
     def _admin_server(self, nameless_snapshot: Callable[[], int]) -> AdminServer:
         from warren_raft.admin.server import AdminServer
+        from warren_raft.manager.self_report import self_report
 
-        reports = {"explain": self._parts.writes.slow.to_json}
+        reports: dict[str, Callable[[], object]] = {
+            "explain": self._parts.writes.slow.to_json,
+            "self_report": partial(self_report, self._parts),
+        }
         return AdminServer(self, self.config.directory, nameless_snapshot, self._pages(), reports)
 
     def _pages_server(self) -> PagesServer:

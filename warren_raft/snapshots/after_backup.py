@@ -20,7 +20,7 @@ from warren_raft.results import BackupCommandStatus
 from warren_raft.snapshots.backups import POLL_SECONDS, RETRY_SECONDS, Backups
 from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.support import command
-from warren_raft.support.log_lines import log_event
+from warren_raft.support.log_lines import WithOutput, log_event
 
 logger = logging.getLogger("warren_raft.backups")
 
@@ -136,7 +136,8 @@ class AfterBackup:
         self._failed = path
         self.failed += 1
         self._failed_at, self._failure = self._now(), why
-        log_event(logger, logging.WARNING, "backup command failed", f"{why}; {output}", node=self._node_id, path=path)
+        text = WithOutput(why, output)
+        log_event(logger, logging.WARNING, "backup command failed", text, node=self._node_id, path=path)
         said = "its output is in the log of this manager" if output else "it printed nothing"
         self._alarm(
             f"the command {self._arguments[0]} for {os.path.basename(path)} failed at "

@@ -1,13 +1,47 @@
 """The form of every line that a manager writes to Python's `logging`: the event, then keys, then a sentence.
 
-Lives here: that form. Not here: the words, and handlers and levels, which the program sets. Invariant: one event is one
-line, with any text of a peer or an error in its values.
+Lives here: that form, and the last lines of this process for a bug report. Not here: the words, and handlers and
+levels, which the program sets. Invariant: one event is one line, with any text of a peer or an error in its values. The
+lines that are kept have no more than RECENT_MAX times LINE_CHARACTERS characters.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
+import traceback
+from collections import deque
+from typing import Final, NamedTuple
+
+RECENT_MAX: Final = 500
+"""So many of the last lines are kept, of level INFO or above, whatever the program logs."""
+LINE_CHARACTERS: Final = 1000
+
+
+class Line(NamedTuple):
+    """One log line that is kept."""
+
+    at: float
+    """In seconds since 1970."""
+    level: int
+    logger: str
+    node: str
+    """Empty: the line is about no manager."""
+    text: str
+
+
+class WithOutput(NamedTuple):
+    """A sentence, and words of another program, which may hold a secret: they are logged, and not kept."""
+
+    text: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.output}"
+
+
+_recent: Final[deque[Line]] = deque(maxlen=RECENT_MAX)
 
 
 def log_event(
@@ -26,13 +60,35 @@ def log_event(
     `node` first. `text` is a sentence for people, for example that of an error. The record also has the three parts
     separately, for handlers of JSON: `warren_event`, `warren_keys` (a dict of texts) and `warren_text`.
     """
-    if not logger.isEnabledFor(level):
+    is_enabled = logger.isEnabledFor(level)
+    if not is_enabled and level < logging.INFO:
         return
     shown = {name: _shown(value) for name, value in keys.items() if value is not None}
     told = " ".join(str(text).split())
     extra = {"warren_event": what, "warren_keys": shown, "warren_text": told}
-    line = " ".join([what, *(f"{name}={word(value)}" for name, value in shown.items())]) + (f": {told}" if told else "")
-    logger.log(level, "%s", line, extra=extra, exc_info=exc_info, stacklevel=2)
+    head = " ".join([what, *(f"{name}={word(value)}" for name, value in shown.items())])
+    if level >= logging.INFO:
+        kept = " ".join(text.text.split()) if isinstance(text, WithOutput) else told
+        about = _with(head, kept) + (f" [{_place(exc_info)}]" if isinstance(exc_info, BaseException) else "")
+        _recent.append(Line(time.time(), level, logger.name, shown.get("node", ""), about[:LINE_CHARACTERS]))
+    if is_enabled:
+        logger.log(level, "%s", _with(head, told), extra=extra, exc_info=exc_info, stacklevel=2)
+
+
+def _with(head: str, text: str) -> str:
+    return f"{head}: {text}" if text else head
+
+
+def recent(node_id: str) -> list[Line]:
+    """The last lines of this process that are about a manager, or about none; oldest first. Any thread."""
+    return [line for line in _recent.copy() if line.node in ("", node_id)]
+
+
+def _place(error: BaseException) -> str:
+    """The class of an error and the place where it was raised. Its words may have a part of an entity."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def word(text: str) -> str:

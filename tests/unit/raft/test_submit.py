@@ -407,7 +407,7 @@ def test_a_write_that_may_be_in_the_log_is_not_said_to_be_refused_when_its_lead_
     it.submitter.flush(0.0)
     assert len(it.proposed(100)) == 1
     assert it.ended == []
-    it.submitter.applied([Outcome(1, 1, None)])
+    it.submitter.applied([Outcome(1, 1, None)], 1)
     assert write.error is None
 
 

@@ -1,0 +1,203 @@
+"""`warren-raft doctor`: one file for a bug report, with all that a maintainer asks for first.
+
+Lives here: the sections of the running manager, the file, the summary. Not here: the other sections
+(doctor_sections.py). Invariant: nothing but the named file is written, and an existing file is never replaced. A
+section that fails is a sentence under "problems", and the others are still made. No entity, key or environment is in
+the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from warren_raft.disk.outputs import is_stdout
+from warren_raft.errors import WarrenError
+from warren_raft.manager.self_report import versions
+
+from . import doctor_sections as sections
+from .common import BadFile, WarrenCommand, data_dir, manager, print_json, require_stdout, wants_json
+from .explain import duration
+from .os_errors import sentence
+from .readings import histograms_in, quantile_of
+from .settings import no_options
+from .status import size_shown
+from .tables import one_line, print_text
+
+FORMAT: Final = 1
+"""Of the file. A section is only added."""
+QUANTILES: Final = (0.5, 0.99, 1.0)
+
+
+@click.command("doctor", cls=WarrenCommand)
+@click.argument("file", metavar="[FILE]", required=False)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The file of settings of the manager: the report shows which setting comes from where.",
+)
+def doctor(file: str | None, config_file: str | None) -> None:
+    """Write one file for a bug report.
+
+    It has the status of the members, the settings and their sources, versions, disk and file system, times of syncs,
+    slow writes, alarms, the last log lines of the manager, and the names and sizes of the files in the data directory.
+    It has no entities, no keys and no environment. It is text (JSON): read it before you send it. Without FILE its name
+    is made of the manager and the time; - is stdout. An existing file is never replaced.
+
+    It works whether or not the manager runs, and if the directory is damaged. It changes nothing.
+
+    \b
+    Example: warren-raft doctor --data-dir data/m1
+    """
+    directory = data_dir()
+    if not os.path.isdir(directory):
+        raise BadFile(f"there is no directory {directory}: name a manager's data directory with --data-dir")
+    report = collected(directory, config_file)
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    if file == "-":
+        require_stdout()
+        click.echo(text, nl=False)
+        return
+    name = file or _name(report)
+    _write(name, text)
+    if is_stdout(name):
+        return
+    if wants_json():
+        print_json({"file": name, "bytes": len(text.encode()), "problems": report["problems"]})
+    else:
+        _print_summary(name, text, report)
+
+
+def collected(directory: str, config_file: str | None) -> dict[str, Any]:
+    """All sections. Raises nothing: a section that fails is in `problems`."""
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_dir": directory,
+        "problems": {},
+    }
+
+    def add(name: str, make: Callable[[], Any]) -> bool:
+        try:
+            report[name] = make()
+        except Exception as error:  # noqa: BLE001 - it is in the report, and the other sections are made
+            report["problems"][name] = _problem(error)
+            return False
+        return True
+
+    asked = manager()
+    add("command_versions", versions)
+    if add("status", asked.status):
+        add("explain", asked.explain)
+        add("manager", asked.self_report)
+        add("metrics", lambda: _metrics(asked.page("/metrics")))
+        add("times", lambda: _times(asked.page("/metrics")))
+    else:
+        add("directory", lambda: sections.stopped_directory(directory))
+    add("next_start", lambda: sections.next_start(no_options(config_file)))
+    add("disk", lambda: sections.disk(directory))
+    settings = report["manager"]["config"] if "manager" in report else report.get("next_start", {})
+    backup_dir = settings.get("backup_dir", {}).get("value")
+    if backup_dir is not None:
+        add("backup_disk", lambda: sections.disk(backup_dir))
+    add("files", lambda: sections.files(directory))
+    add("host", sections.host)
+    return report
+
+
+def _problem(error: Exception) -> str:
+    """One line. The words of an error that nobody expected may have a part of an entity: then only its class."""
+    if isinstance(error, WarrenError | click.ClickException | sections.DescribeFailed):
+        return one_line(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    return one_line(sentence(error)) if isinstance(error, OSError) else type(error).__name__
+
+
+def _metrics(page: str | None) -> list[str]:
+    """The samples of /metrics, without the empty buckets."""
+    lines = [] if page is None else page.splitlines()
+    return [line for line in lines if not line.startswith("#") and not (line.endswith(" 0.0") and "_bucket{" in line)]
+
+
+def _times(page: str | None) -> dict[str, dict[str, float | None]]:
+    """Since the start of the manager: the median, p99 and longest time of a write, a sync of the log, and applying."""
+    if page is None:
+        return {}
+    found = {}
+    for stage, histogram in histograms_in(page).items():
+        none = [(bound, 0.0) for bound, _ in histogram]
+        p50, p99, longest = (quantile_of(none, histogram, quantile) for quantile in QUANTILES)
+        found[stage] = {"p50_seconds": p50, "p99_seconds": p99, "longest_up_to_seconds": longest}
+    return found
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def _name(report: Mapping[str, Any]) -> str:
+    node_id = report.get("status", report.get("directory", {})).get("node_id", "manager")
+    return f"warren-doctor-{node_id}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+
+
+def _write(name: str, text: str) -> None:
+    from warren_raft.disk.files import OS_FILES
+    from warren_raft.snapshots.saving import new_file
+
+    with new_file(name) as part:
+        made = OS_FILES.make_file(part, private=True)
+        try:
+            made.write(0, text.encode())
+            made.sync()
+        finally:
+            made.close()
+
+
+# The summary ---------------------------------------------------------------------------------------------------------
+
+
+def _print_summary(name: str, text: str, report: Mapping[str, Any]) -> None:
+    click.echo(f"wrote {name} ({size_shown(len(text.encode()))}): no entities, keys or environment are in it")
+    click.echo()
+    for lead, told in _findings(report):
+        print_text(f"{lead}: {one_line(told)}", indent=len(lead) + 2)
+
+
+def _findings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    status = report.get("status")
+    if status is not None:
+        verdict = status["verdict"]
+        found.append((verdict["state"], verdict["text"]))
+        found += [("alarm", f"{alarm['name']}: {alarm['text']}") for alarm in status["alarms"]]
+    times = report.get("times", {}).get("sync")
+    if times and times["p99_seconds"] is not None:
+        longest = duration(times["longest_up_to_seconds"])
+        found.append(("syncs", f"99 of 100 took at most {duration(times['p99_seconds'])}, the longest up to {longest}"))
+    slow = report.get("explain", {}).get("slow")
+    if slow:
+        found.append(("slow writes", f"{len(slow)}; the newest: {slow[0]['why']}"))
+    found += [("not in the file", f"{section}: {why}") for section, why in report["problems"].items()]
+    found.append(("log", _log_advice(report)))
+    if status is not None:
+        others = [member["id"] for member in status["members"] if member["id"] != status["node_id"]]
+        if others:
+            found.append(("others", f"for a fault of the cluster, run doctor for {', '.join(others)} too"))
+    return found
+
+
+def _log_advice(report: Mapping[str, Any]) -> str:
+    told = report.get("manager")
+    if told is None:
+        return "the manager does not run, so its log is not in the file: add the lines that `serve` wrote to stderr"
+    place = told["process"]["log_goes_to"]
+    lines = f"the file has the last {len(told['log_lines'])} lines of this manager"
+    if place == "the journal of systemd":
+        return f"{lines}; older ones: journalctl -u UNIT -n 2000 --no-pager > log.txt"
+    return f"{lines}; its stderr, where older lines may be, goes to {place}"

@@ -1,0 +1,242 @@
+"""The promise: `doctor` writes one file with all that a maintainer asks for first, and no secret is in it.
+
+It works while a manager runs, hangs or is stopped, and on a damaged directory. It changes nothing, and never replaces a
+file. `explain` shows the slow writes of the same manager.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import Command, ManagerProcess, StartManager, free_addresses
+
+from warren_raft.admin import client
+from warren_raft.config import Config
+from warren_raft.manager.self_report import TEXTS_SHOWN, shown_config, shown_setting
+from warren_raft_cli.doctor_sections import FILES_MAX, disk, files
+
+PLANTED = "planted-9f2c"
+"""Part of everything that must not be in the file."""
+ENTITIES: dict[str, dict[str, Any]] = {
+    "node": {"id": "n1", "labels": {"label": f"{PLANTED}-label"}, "hostname": f"{PLANTED}-host"},
+    "service": {"id": "s1", "name": f"{PLANTED}-name", "env": [f"TOKEN={PLANTED}-env"]},
+    "container": {"id": "c1", "env": [f"TOKEN={PLANTED}-env"]},
+    "secret": {"id": "x1", "name": f"{PLANTED}-secret", "data": base64.b64encode(f"{PLANTED}-data".encode()).decode()},
+}
+ALWAYS = {"format", "made_at", "data_dir", "problems", "command_versions", "next_start", "disk", "files", "host"}
+OF_A_MANAGER = ALWAYS | {"status", "explain", "manager", "metrics", "times"}
+
+
+def put(warren: Command, tmp_path: Path, data_dir: Path, kind: str, entity: dict[str, Any]) -> None:
+    (tmp_path / "entity.json").write_text(json.dumps(entity))
+    assert warren("put", kind, "-f", tmp_path / "entity.json", "--data-dir", data_dir).code == 0
+
+
+@pytest.fixture
+def planted(
+    tmp_path: Path, warren: Command, start_manager: StartManager, monkeypatch: pytest.MonkeyPatch
+) -> ManagerProcess:
+    """A manager with secrets in its entities, its environment and its file of settings."""
+    monkeypatch.setenv("DATABASE_PASSWORD", f"{PLANTED}-environment")
+    monkeypatch.chdir(tmp_path)
+    command = shlex.join(["sh", "-c", f"echo {PLANTED}-output; exit 3", f"{PLANTED}-argument"])
+    backups = ("--backup-dir", str(tmp_path / "backups"), "--backup-every", "1s", "--backup-command", command)
+    manager = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]}, *backups)
+    manager.wait_ready()
+    for kind, entity in ENTITIES.items():
+        put(warren, tmp_path, tmp_path / "m1", kind, entity)
+    with open(tmp_path / "m1.toml", "a") as file:
+        file.write(f"# the token of the backup host is {PLANTED}-comment\n")
+    deadline = time.monotonic() + 60
+    while f"{PLANTED}-output" not in manager.log.read_text():
+        assert time.monotonic() < deadline, manager.log.read_text()
+        time.sleep(0.05)
+    return manager
+
+
+def tree(directory: Path) -> dict[str, tuple[int, int, str]]:
+    """Everything in a directory: mode, time of change, hash of the content."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[str(path.relative_to(directory))] = (status.st_mode, status.st_mtime_ns, content)
+    return found
+
+
+def assert_no_secret(text: str, data_dir: Path) -> None:
+    raw = f"{PLANTED}-data".encode()
+    for form in (PLANTED, base64.b64encode(PLANTED.encode()).decode()[:-4], raw.hex(), base64.b64encode(raw).decode()):
+        assert form not in text
+    for file in (data_dir / "tls").iterdir():
+        for line in file.read_text().splitlines():
+            if len(line) > 40:
+                assert line not in text, f"a line of {file}"
+    assert "PRIVATE" not in text
+
+
+def test_no_secret_is_in_the_file(planted: ManagerProcess, warren: Command, tmp_path: Path) -> None:
+    data_dir = tmp_path / "m1"
+    said = warren("doctor", "running.json", "--config", tmp_path / "m1.toml", "--data-dir", data_dir)
+    text = (tmp_path / "running.json").read_text()
+    assert_no_secret(text, data_dir)
+    assert PLANTED not in said.text
+    report = json.loads(text)
+    assert set(report) == OF_A_MANAGER | {"backup_disk"}
+    assert report["problems"] == {}
+    assert (report["status"]["counts"]["secrets"], report["status"]["node_id"]) == (1, "m1")
+    assert report["next_start"]["write_timeout_seconds"]["from"] == str(tmp_path / "m1.toml")
+    assert report["manager"]["config"]["write_timeout_seconds"] == {"value": 60, "from": "set"}
+    assert report["manager"]["versions"]["python"].startswith("CPython") or "PyPy" in text
+    assert report["manager"]["config"]["backup_command"] == {"value": "(set, and not shown)", "from": "set"}
+    assert any("backup command failed" in line for line in report["manager"]["log_lines"])
+    assert any("manager starting" in line for line in report["manager"]["log_lines"])
+    assert any(name.startswith("warren-raft m1") for name in report["manager"]["process"]["threads"])
+    assert report["times"]["sync"]["p99_seconds"] > 0
+    assert report["disk"]["free_bytes"] > 0
+    assert report["disk"]["file_system"]
+    assert "tls/key.pem" in {each["name"] for each in report["files"]}
+    assert os.stat(tmp_path / "running.json").st_mode & 0o777 == 0o600
+    assert "degraded: m1 leads" in said.text
+    assert "alarm: backup-command-failed" in said.text
+
+    assert planted.stop() == 0
+    before = tree(data_dir)
+    said = warren("doctor", "stopped.json", "--data-dir", data_dir)
+    assert tree(data_dir) == before
+    text = (tmp_path / "stopped.json").read_text()
+    assert_no_secret(text, data_dir)
+    report = json.loads(text)
+    assert set(report) == ALWAYS | {"directory"}
+    assert report["directory"]["counts"]["secrets"] == 1
+    assert list(report["problems"]) == ["status"]
+    assert "no manager is running" in report["problems"]["status"]
+    assert "not in the file: status" in said.text
+
+
+def test_a_suspended_manager(
+    planted: ManagerProcess, warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "QUICK_ANSWER_SECONDS", 0.5)
+    planted.process.send_signal(signal.SIGSTOP)
+    try:
+        said = warren("doctor", "suspended.json", "--data-dir", tmp_path / "m1", "-o", "json").json
+    finally:
+        planted.process.send_signal(signal.SIGCONT)
+    assert said["file"] == "suspended.json"
+    assert "suspended" in said["problems"]["status"]
+    assert "files" in json.loads((tmp_path / "suspended.json").read_text())
+
+
+@pytest.mark.parametrize("damage", ["log", "state", "empty", "note"])
+def test_a_damaged_directory(
+    damage: str, warren: Command, tmp_path: Path, start_manager: StartManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data_dir = tmp_path / "m1"
+    if damage == "empty":
+        data_dir.mkdir(mode=0o700)
+    else:
+        manager = start_manager(data_dir, "m1", {"m1": free_addresses(1)[0]})
+        manager.wait_ready()
+        assert manager.stop() == 0
+    if damage == "log":
+        (segment,) = [path for path in (data_dir / "log").iterdir() if path.suffix == ".log"]
+        segment.write_bytes(b"\x00" * 64 + os.urandom(4096))
+    if damage == "state":
+        for state in (data_dir / "state").glob("*.mdb"):
+            state.write_bytes(os.urandom(20_000))
+    if damage == "note":
+        (data_dir / "manager.json").write_text("{not JSON")
+    before = tree(data_dir)
+    assert warren("doctor", "damaged.json", "--data-dir", data_dir).code == 0
+    assert tree(data_dir) == before
+    report = json.loads((tmp_path / "damaged.json").read_text())
+    assert ALWAYS - {"next_start"} <= set(report)
+    assert "status" in report["problems"]
+    if damage in ("log", "empty"):
+        assert "directory" in report["problems"]
+    if damage == "state":
+        assert "directory" in report["problems"] or report["directory"]["state_problem"]
+
+
+def test_no_file_is_replaced(manager: Path, warren: Command, tmp_path: Path) -> None:
+    there = tmp_path / "report.json"
+    there.write_text("mine")
+    refused = warren("doctor", there, "--data-dir", manager)
+    assert (refused.code, "exists already" in refused.err) == (4, True)
+    assert there.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [there]
+
+
+def test_the_report_on_stdout_is_json_alone(manager: Path, warren: Command) -> None:
+    assert set(json.loads(warren("doctor", "-", "--data-dir", manager).text)) == OF_A_MANAGER
+
+
+def test_without_a_name_the_file_has_that_of_the_manager(
+    manager: Path, warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = warren("doctor", "--data-dir", manager).text
+    (made,) = tmp_path.iterdir()
+    assert made.name.startswith("warren-doctor-m1-")
+    assert f"wrote {made.name} " in said
+
+
+def test_a_directory_that_is_not_there(warren: Command, tmp_path: Path) -> None:
+    refused = warren("doctor", tmp_path / "report.json", "--data-dir", tmp_path / "none")
+    assert (refused.code, "there is no directory" in refused.err) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_setting_is_not_shown_unless_it_is_a_path_or_an_address() -> None:
+    config = Config(node_id="m1", data_dir="d", listen="127.0.0.1:1", members={"m1": "127.0.0.1:1"}, backup_dir="b")
+    texts = {name for name, each in shown_config(config).items() if isinstance(each["value"], str | dict)}
+    assert texts <= TEXTS_SHOWN
+    assert shown_setting("backup_command", ()) == []
+    assert shown_setting("backup_command", f"curl -H {PLANTED}") == "(set, and not shown)"
+    assert shown_config(config)["backup_dir"]["from"] == "set"
+
+
+def test_the_mount_is_that_of_the_path() -> None:
+    found = disk("/proc")
+    assert (found["mount_point"], found["file_system"]) == ("/proc", "proc")
+
+
+def test_many_files_are_cut(tmp_path: Path) -> None:
+    for n in range(FILES_MAX + 10):
+        (tmp_path / str(n)).touch()
+    (tmp_path / "link").symlink_to("/etc")
+    found = files(str(tmp_path))
+    assert len(found) == FILES_MAX + 1
+    assert "and more" in found[-1]["name"]
+
+
+# explain -------------------------------------------------------------------------------------------------------------
+
+
+def test_explain_shows_the_slowest_writes_of_a_manager(manager: Path, warren: Command, tmp_path: Path) -> None:
+    put(warren, tmp_path, manager, "volume", {"id": "v-explain", "name": "v-explain"})
+    answer = warren("explain", "--data-dir", manager, "-o", "json").json
+    assert (answer["node_id"], answer["slow_write_seconds"]) == ("m1", 0.5)
+    assert answer["slowest"][0]["stages"]["sync"] > 0
+    for form in ("table", "wide"):
+        text = warren("explain", "--data-dir", manager, "-o", form).text
+        assert "put volume" in text
+        assert "QUEUE" in text
+        assert "FOLLOWERS" not in text, "a cluster of one has none"
+
+
+def test_explain_of_a_stopped_manager_says_so(warren: Command, tmp_path: Path) -> None:
+    ran = warren("explain", "--data-dir", tmp_path)
+    assert ran.code == 1
+    assert "no manager is running" in ran.err
