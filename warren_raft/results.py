@@ -214,6 +214,9 @@ class Status(Result):
     certificate: CertificateStatus | None
     """None if links are plaintext."""
     members: tuple[MemberStatus, ...]
+    configured_only: tuple[str, ...]
+    """Ids of managers that this manager's join file or `members` setting names, and that are no members: they were
+    removed, or not added yet. Empty before the cluster is formed."""
     counts: Mapping[str, int]
     """Entities by the plural of their kind."""
     db_size_bytes: int

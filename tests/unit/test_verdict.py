@@ -32,6 +32,7 @@ def status(*members: MemberStatus, **differing: Any) -> Status:
         "full": False,
         "waits": "",
         "alarms": (),
+        "configured_only": (),
         "members": members or (member("m1"), member("m2"), member("m3")),
     }
     return Status(**usual | differing)
@@ -50,6 +51,16 @@ AWAY = {"connected": False, "alarms": None}
     [
         (status(), "healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure"),
         (status(member("m1")), "healthy: m1 leads term 4, 1 of 1 connected, tolerates 0 failures"),
+        (  # (Pins a report: after a member was removed, "healthy" did not say that one of the three is missing.)
+            status(member("m1"), member("m2"), configured_only=("m3",)),
+            "healthy: m1 leads term 4, 2 of 2 connected, tolerates 0 failures (add a third manager); "
+            "configured, but no member: m3",
+        ),
+        (
+            status(member("m1"), configured_only=tuple("abcdef")),
+            "healthy: m1 leads term 4, 1 of 1 connected, tolerates 0 failures; "
+            "configured, but no member: a, b, c, d and 2 more",
+        ),
         (status(*map(member, "abcde"), leader="a"), "healthy: a leads term 4, 5 of 5 connected, tolerates 2 failures"),
         (
             status(*map(member, ("m1", "m2", "m3")), member("m4", voter=False)),

@@ -61,6 +61,7 @@ def status_of(
         links="plaintext",
         certificate=None,
         members=members_of(machine, failure),
+        configured_only=(),
         counts=counts,
         db_size_bytes=database.file_size_bytes(),
         log_entries=0,

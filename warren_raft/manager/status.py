@@ -76,6 +76,7 @@ def status_of(
         links="plaintext" if certificate is None else "tls",
         certificate=certificate,
         members=members_of(engine, machine, opened.config.node_id, alarms),
+        configured_only=tuple(sorted(opened.config.members.keys() - engine.members.keys())),
         counts=counts,
         db_size_bytes=database.file_size_bytes(),
         log_entries=log.entry_count,

@@ -25,6 +25,9 @@ NOT_COUNTED_ON: Final = (*LOG_NOT_WRITTEN, "state-no-space", "state-blocked", "m
 """Alarms of a voting member that cannot replace another member, although it is connected: it does not acknowledge, or
 it cannot lead, because it has not applied all that is committed."""
 
+ADD_A_THIRD: Final = " (add a third manager)"
+"""Two voting members are both needed for a majority."""
+
 
 def verdict_of(status: Status) -> Verdict:
     """The verdict on a status. The verdict that the status already holds has no effect."""
@@ -35,7 +38,7 @@ def verdict_of(status: Status) -> Verdict:
     elif status.waits:
         text = status.waits
     else:
-        text = "; ".join(filter(None, (_summary(status, tolerates), _problems(status))))
+        text = "; ".join(filter(None, (_summary(status, tolerates), _problems(status), _configured_only(status))))
     return Verdict(state=state, text=text, tolerates_failures=tolerates)
 
 
@@ -88,7 +91,8 @@ def _summary(status: Status, tolerates: int) -> str:
     connected = f"{sum(member.connected for member in voters)} of {len(voters)} connected"
     if not _has_quorum(status):
         return f"{leads}, {connected}"
-    return f"{leads}, {connected}, tolerates {tolerates} failure{'' if tolerates == 1 else 's'}"
+    advice = ADD_A_THIRD if len(voters) == 2 else ""
+    return f"{leads}, {connected}, tolerates {tolerates} failure{'' if tolerates == 1 else 's'}{advice}"
 
 
 def _problems(status: Status) -> str:
@@ -97,6 +101,16 @@ def _problems(status: Status) -> str:
     more = [f"{len(troubles) - SHOWN} more"] if len(troubles) > SHOWN else []
     named = [f"not connected: {', '.join(away)}"] if away else []
     return "; ".join(named + troubles[:SHOWN] + more)
+
+
+def _configured_only(status: Status) -> str:
+    """It is no fault: somebody removed the manager, or has not added it yet."""
+    ids = status.configured_only
+    if not ids:
+        return ""
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    named = ", ".join(ids[:SHOWN])
+    return f"configured, but no member: {named}{more}"
 
 
 def _troubles(status: Status) -> list[str]:

@@ -178,6 +178,7 @@ class Peers:
         for peer in self._roster.removed_links:
             self._core.learner_disconnected(peer)
             self._guard.forget(peer)
+            self._refusals.dismissed(peer, self._context.now)
             self._outbox.close_link(peer, f"{peer} was removed from the cluster")
 
     def _dismiss_older(self) -> None:

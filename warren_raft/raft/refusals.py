@@ -15,6 +15,7 @@ from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import entries
 from warren_raft.raft.context import Context
 from warren_raft.raft.membership import (
+    NOT_LISTED,
     OLDER_RELEASE,
     OTHER_CLUSTER,
     OTHER_ORIGIN,
@@ -37,6 +38,14 @@ NOTED_REFUSALS: Final = frozenset(
     {OLDER_RELEASE, OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE, UNKNOWN_DIRECTORY}
 )
 """Reasons for which a member is not let in that need an operator here."""
+NOTED_OF_OTHERS: Final = NOTED_REFUSALS | {NOT_LISTED, REMOVED}
+"""The same for a manager that is not a member, with a certificate of the cluster's CA: one that was removed, or that
+belonged to the cluster before `recover`."""
+OTHERS_NAMED: Final = 4
+"""The most subjects of `member-not-let-in` that are not members. All further ones share the subject STRANGERS, so that
+the places of members stay free."""
+LEAVING_SECONDS: Final = 10.0
+"""A manager that was removed while it ran hears that within this time, and stops. It is no matter for an operator."""
 
 
 class Removed(RefusedForSafety):
@@ -64,6 +73,8 @@ class Refusals:
         """Members that turned out to be of another cluster, and have had no link since."""
         self._removed_by: set[str] = set()
         """Members that refused this manager as removed, and have not let it in since."""
+        self._dismissed: dict[str, float] = {}
+        """Peers whose link this manager closed because they were removed -> when; each for LEAVING_SECONDS."""
 
     def link_up(self, peer: str) -> None:
         self._removed_by.discard(peer)
@@ -78,13 +89,33 @@ class Refusals:
         if identity is not None and not self._roster.is_revoked(identity):
             self._note_foreign(identity.node_id, refusal)
         self._roster.guests.refused(peer, refusal.text)
-        if refusal.code not in NOTED_REFUSALS or peer not in self._roster.members:
+        if peer not in self._roster.members or refusal.code == REMOVED:
+            self._judged_other(peer, refusal, identity, now)
+            return
+        if refusal.code not in NOTED_REFUSALS:
             return
         if refusal.code == UNKNOWN_DIRECTORY:
             if self._roster.membership is None or self._roster.connected(peer):
                 return  # nobody knows the directories yet; or a stranger has the id of a member that works
             self._roster.guests.met_another(peer, now)
         self._note("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
+
+    def _judged_other(self, peer: str, refusal: Refusal, identity: Identity | None, now: float) -> None:
+        """A manager that is not a member, or whose directory was removed, is not let in. A stranger raises no alarm:
+        the certificate has to be one of the cluster's CA, and the id is the one in it."""
+        if identity is None or identity.node_id != peer or refusal.code not in NOTED_OF_OTHERS:
+            return
+        if self._roster.membership is None or now - self._dismissed.get(peer, -1e9) < LEAVING_SECONDS:
+            return
+        told = {alarm.subject for alarm in self._alarms.active if alarm.name == "member-not-let-in"}
+        others = told - self._roster.members.keys() - {STRANGERS}
+        is_named = peer in self._roster.members or peer in others or len(others) < OTHERS_NAMED
+        self._note_as("member-not-let-in", peer if is_named else STRANGERS, f"{peer} is not let in: {refusal.text}")
+
+    def dismissed(self, peer: str, now: float) -> None:
+        """This manager closes the link to a peer that was removed. The peer comes back once, hears that, and stops."""
+        self._dismissed = {id_: at for id_, at in self._dismissed.items() if now - at < LEAVING_SECONDS}
+        self._dismissed[peer] = now
 
     def heard(
         self, peer: str, refusal: Refusal, identity: Identity | None, *, applied_index: int, is_leaving: bool
@@ -121,7 +152,10 @@ class Refusals:
         return count > 1 and count * 2 > len(others)
 
     def _note(self, name: AlarmName, peer: str, text: str) -> None:
-        self._alarms.raise_alarm(name, text, subject=self.subject(peer), ends_after_seconds=REFUSAL_SECONDS)
+        self._note_as(name, self.subject(peer), text)
+
+    def _note_as(self, name: AlarmName, subject: str, text: str) -> None:
+        self._alarms.raise_alarm(name, text, subject=subject, ends_after_seconds=REFUSAL_SECONDS)
 
     def _note_foreign(self, peer: str, refusal: Refusal) -> None:
         if refusal.code == OTHER_CLUSTER and peer in self._roster.members and self._roster.membership is not None:

@@ -35,11 +35,13 @@ from warren_raft.raft.membership import (
     UPDATE,
     Certificate,
     Change,
+    Hello,
     Member,
     Membership,
     apply_change,
 )
 from warren_raft.raft.refusal import Refusal
+from warren_raft.raft.refusals import LEAVING_SECONDS, OTHERS_NAMED, REFUSAL_SECONDS, STRANGERS
 
 JOINER = "127.0.0.1:7100"
 
@@ -76,6 +78,82 @@ def serial(cluster: Cluster, id_: str) -> str:
 
 def is_voter(cluster: Cluster, id_: str) -> bool:
     return cluster.members(cluster.wait_leader().id).get(id_, False)
+
+
+# A removed manager that comes back ---------------------------------------------------------------------------------
+
+
+def not_let_in(cluster: Cluster, id_: str) -> dict[str, str]:
+    """The subjects and texts of the alarm."""
+    active = cluster.nodes[id_].engine.alarms.active
+    return {alarm.subject: alarm.text for alarm in active if alarm.name == "member-not-let-in"}
+
+
+def test_members_say_that_a_removed_manager_knocks_until_it_stops_knocking() -> None:
+    """(Pins a report: the status was "healthy", although a manager that the operator started was refused.)"""
+    cluster = formed()
+    leader, (removed, other) = cluster.wait_leader().id, cluster.followers()
+    cluster.crash(removed)
+    cluster.change(leader, "remove", removed)
+    cluster.run(1)
+    cluster.part(leader, removed)  # the word of the other one alone does not stop it
+    cluster.start(removed)
+    text = cluster.run_until(lambda: not_let_in(cluster, other).get(removed))
+    assert text.startswith(f"{removed} is not let in: {removed} was removed from the cluster; its data directory ")
+    cluster.crash(removed)
+    cluster.run(REFUSAL_SECONDS + 1)
+    assert not_let_in(cluster, other) == {}
+
+
+def test_the_old_certificate_of_a_removed_manager_is_an_alarm_until_it_has_a_new_one() -> None:
+    cluster = formed()
+    leader, (removed, _) = cluster.wait_leader().id, cluster.followers()
+    cluster.crash(removed)
+    cluster.change(leader, "remove", removed)
+    cluster.wipe(removed)
+    cluster.start(removed)
+    text = cluster.run_until(lambda: not_let_in(cluster, leader).get(removed))
+    assert "was used by a member that was removed" in text
+    cluster.crash(removed)
+    cluster.issue(removed)
+    cluster.start(removed)
+    cluster.run_until(lambda: is_voter(cluster, removed))
+    assert not_let_in(cluster, leader) == {}
+
+
+def test_a_member_that_is_removed_while_it_runs_raises_no_alarm_as_it_stops() -> None:
+    cluster = formed()
+    leader, (removed, other) = cluster.wait_leader().id, cluster.followers()
+    cluster.change(leader, "remove", removed)
+    while removed not in cluster.stopped:
+        cluster.turn()
+        assert not_let_in(cluster, leader) == not_let_in(cluster, other) == {}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_only_a_certificate_of_the_cluster_makes_a_removed_manager_an_alarm(is_known: bool) -> None:
+    """A few ids are named, and all others share one alarm, so that every member can have its own."""
+    cluster = formed()
+    leader, (removed, _) = cluster.wait_leader(), cluster.followers()
+    incarnation = cluster.nodes[removed].log.incarnation
+    cluster.change(leader.id, "remove", removed)
+    cluster.run(LEAVING_SECONDS + 1)
+    for number in range(200):
+        hello = Hello(
+            f"x{number}",
+            f"10.0.0.1:{number + 1}",
+            incarnation,
+            blank=False,
+            cluster_id=None,
+            membership_index=0,
+            founding=b"",
+        )
+        identity = Identity("home", f"x{number}", f"{number:x}", 1e12) if is_known else None
+        refusal = leader.engine.judge(hello.to_message(), identity)
+        assert refusal is not None
+        assert refusal.code == REMOVED
+    subjects = {f"x{number}" for number in range(OTHERS_NAMED)} | {STRANGERS} if is_known else set()
+    assert not_let_in(cluster, leader.id).keys() == subjects
 
 
 # The list ---------------------------------------------------------------------------------------------------------
