@@ -122,7 +122,6 @@ def test_a_port_that_another_program_takes_first_is_replaced(
         (signal.SIGINT, 130, "lock"),  # in the restore
         (signal.SIGINT, 130, "tls"),  # while the manager is opened
         (signal.SIGTERM, 143, "lock"),
-        (signal.SIGHUP, 129, "tls"),
     ],
 )
 def test_a_signal_leaves_nothing_behind(

@@ -78,6 +78,7 @@ BLOCKS = {
     "docs/metrics.md": (HERE + "test_a_collector_is_registered",),
     "docs/performance.md": (
         "not run: a quarter of an hour",
+        "not run: half an hour; tests/cluster/test_benchmarks.py runs a smaller one",
         "not run: tests/cluster/test_benchmarks.py runs the parts of the benchmarks",
     ),
     "docs/recovery.md": (

@@ -5,6 +5,7 @@ goes on through changes of leader and faults of the disk, and a gap is closed by
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,10 +137,8 @@ def test_entries_that_the_log_has_dropped_are_replaced_by_a_new_backup(
         (first,) = snapshots_in(backups)
         written = store.status().applied_index
         log = store._parts.opened.log
-        while log.base_index <= written:
-            store.create_secret(
-                wr.Secret(id=f"s-{time.monotonic_ns()}", name=f"{time.monotonic_ns()}", data=bytes(50_000))
-            )
+        while log.base_index <= written:  # two snapshots
+            store.create_secret(wr.Secret(id="s", name="s", data=os.urandom(50_000)))
         away = False
         wait_shipped(store)
         create(store, "c")
