@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from warren_raft.disk import last_failure
+
 from .common import WarrenCommand, data_dir, print_json, refuse_file, wants_json
-from .tables import print_fields, print_table
+from .tables import print_fields, print_table, print_text
 
 if TYPE_CHECKING:
     from warren_raft.data_dir.description import Description
@@ -33,7 +35,8 @@ def describe(directory: str | None) -> None:
         refuse_file(directory, "DIR")
     description = read(directory or data_dir())
     if wants_json():
-        print_json(description.to_json())
+        failure = last_failure.read(description.data_dir)
+        print_json(description.to_json() | {"last_failure": None if failure is None else failure.to_json()})
     else:
         print_description(description)
 
@@ -44,6 +47,10 @@ def print_description(description: Description) -> None:
     members, origin = values.pop("members"), values.pop("origin")
     if origin is not None:
         values["cluster_id"] = f"- (restored as {origin}; the cluster forms when its members have met)"
+    failure = last_failure.read(description.data_dir)
     print_fields(values)
+    if failure is not None:
+        click.echo()
+        print_text(str(failure), indent=0)
     click.echo()
     print_table(["id", "address", "voter"], [[m["id"], m["address"], m["voter"]] for m in members])

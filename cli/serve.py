@@ -12,6 +12,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,15 +23,20 @@ import click
 from warren_raft.config import (
     Config,
 )
+from warren_raft.disk import last_failure
+from warren_raft.disk.paths import missing_data
 from warren_raft.errors import (
     Closed,
+    InUse,
     Unavailable,
+    WarrenError,
 )
 from warren_raft.support.core_dumps import forbid_core_dumps
 from warren_raft.support.log_lines import log_event, word
 
 from .common import (
     WarrenCommand,
+    named_data_dir,
 )
 from .service_manager import ServiceManager
 from .settings import gathered, settings_options
@@ -67,14 +75,16 @@ def serve(*, log_level: str, **options: Any) -> None:
                  --member m3=127.0.0.1:7948 --data-dir data/m1
     """
     _log_to_stderr(log_level)
-    config = gathered(options).config
+    with _failure_kept(named_data_dir(), options["node_id"]):
+        config = gathered(options).config
     if not forbid_core_dumps():
         text = "a core dump of this process would hold secrets: allow it to call prctl, or set LimitCORE=0"
         log_event(log, logging.WARNING, "core dumps not forbidden", text, node=config.node_id)
     from warren_raft.manager.store import ReplicatedStore
 
     service_manager = ServiceManager()
-    with _Signals() as signals, ReplicatedStore(config) as store:
+    with _Signals() as signals, _failure_kept(config.directory, config.node_id), ReplicatedStore(config) as store:
+        _forget_failure(config)
         if _wait_ready(store, signals, service_manager):
             service_manager.ready()
             _say_ready(config, store.leader)
@@ -88,6 +98,39 @@ def serve(*, log_level: str, **options: Any) -> None:
             raise failure
         service_manager.stopping()
         log_event(log, logging.INFO, "stop requested", node=config.node_id, signal=signals.stopped_by)
+
+
+@contextmanager
+def _failure_kept(directory: str | os.PathLike[str] | None, node_id: str | None) -> Iterator[None]:
+    """Keeps the error of a manager that does not start, or stops by itself, for `status` and `describe`. `node_id`: of
+    this manager; None: it is that of the directory."""
+    try:
+        yield
+    except (WarrenError, OSError) as error:
+        if directory is not None and not isinstance(error, InUse) and missing_data(os.fspath(directory)) is None:
+            _keep_failure(os.fspath(directory), node_id, error)
+        raise
+
+
+def _keep_failure(directory: str, node_id: str | None, error: Exception) -> None:
+    from warren_raft.data_dir.description import owner_of
+    from warren_raft.raft.refusals import Removed
+
+    owner, incarnation = owner_of(directory)
+    if owner and node_id not in (None, owner):
+        return  # it is the directory of another manager
+    removed = incarnation if isinstance(error, Removed) else ""
+    try:
+        last_failure.keep(directory, str(error), datetime.now(UTC), removed=removed)
+    except OSError as problem:  # the disk is full, or not ours: `error` is the one to report
+        log_event(log, logging.WARNING, "failure not kept", problem, path=directory)
+
+
+def _forget_failure(config: Config) -> None:
+    try:
+        last_failure.forget(config.directory)
+    except OSError as error:
+        log_event(log, logging.WARNING, "old failure not removed", error, node=config.node_id)
 
 
 def _say_ready(config: Config, leader: str | None) -> None:

@@ -148,6 +148,20 @@ def test_an_only_manager_with_a_damaged_log_is_told_how_to_keep_its_entities(
         ran = warren(*command, "--data-dir", tmp_path / "m1")
         assert (ran.code, f"keep it, and put the log back; or type {export}, begin a new" in ran.err) == (3, True), ran
     assert "kept" in warren("export", "-", "--data-dir", tmp_path / "m1").text
+    # `status` advised to start the manager, although the start had just failed and would fail again.
+    told = warren("status", "--data-dir", tmp_path / "m1").err
+    assert f"no manager is running on {tmp_path / 'm1'}; its last run failed at 20" in told
+    assert "keep it, and put the log back" in told
+    assert "start it with" not in told
+    damaged[100] ^= 1
+    segment.write_bytes(damaged)
+    described = warren("describe", "--data-dir", tmp_path / "m1", "-o", "json").json
+    assert "keep it, and put the log back" in described["last_failure"]["text"]
+    again = start_manager(tmp_path / "m1", "", {})
+    again.wait_ready()
+    assert again.stop() == 0
+    assert warren("describe", "--data-dir", tmp_path / "m1", "-o", "json").json["last_failure"] is None
+    assert "start it with" in warren("status", "--data-dir", tmp_path / "m1").err
 
 
 def test_the_directory_of_another_manager_is_refused_by_name(

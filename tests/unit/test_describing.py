@@ -22,6 +22,7 @@ from warren_raft.data_dir.description import (
     WAITING,
     describe,
 )
+from warren_raft.disk import last_failure
 from warren_raft.disk.files import OsFiles
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety
 from warren_raft.raft import entries
@@ -111,6 +112,20 @@ def test_it_says_whether_the_directory_is_still_a_member(tmp_path: Path, changes
     survivor(tmp_path / "m1")
     append(tmp_path / "m1", *changes)
     assert describe(tmp_path / "m1").standing == standing
+
+
+def test_it_says_that_it_was_removed_if_the_members_told_its_manager(tmp_path: Path) -> None:
+    """(Pins a report: the list in its own log still had it as a voter.)"""
+    data_dir = tmp_path / "m1"
+    survivor(data_dir)
+    for incarnation, standing in (("", VOTER), ("i0", VOTER), ("i1", REMOVED)):
+        last_failure.keep(data_dir, "m1 was removed", datetime.now(UTC), removed=incarnation)
+        assert describe(data_dir).standing == standing
+    for damaged in (b"", b"[]", b"{}", b'{"at": "2026", "text": 1, "removed": ""}', b"\xff"):
+        (data_dir / last_failure.FILE_NAME).write_bytes(damaged)
+        assert last_failure.read(data_dir) is None
+    last_failure.forget(data_dir)
+    last_failure.forget(data_dir)
 
 
 def test_a_directory_that_waits_for_its_cluster_says_whom_it_was_restored_with(tmp_path: Path) -> None:

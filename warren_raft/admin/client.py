@@ -25,6 +25,7 @@ from warren_raft.admin import (
     error_from_json,
     socket_address,
 )
+from warren_raft.disk import last_failure
 from warren_raft.disk.paths import absolute, missing_data
 from warren_raft.errors import InvalidEntity, RefusedForSafety, Unavailable, WarrenError
 from warren_raft.support.workers import Workers
@@ -54,7 +55,7 @@ Item = tuple[str, object]
 
 
 class NotRunning(WarrenError):
-    """No manager answers on this directory. `directory` names it."""
+    """No manager answers on this directory. `directory` names it. The text says why the last run failed, if it did."""
 
     def __init__(self, directory: str) -> None:
         super().__init__(directory)
@@ -65,6 +66,9 @@ class NotRunning(WarrenError):
         problem = missing_data(self.directory)
         if problem is not None:
             return f"{text}: {problem}; name a manager's data directory with --data-dir"
+        failure = last_failure.read(self.directory)
+        if failure is not None:
+            return f"{text}; {failure}"
         return f"{text}; start it with: warren-raft serve --data-dir {self.directory} …"
 
 

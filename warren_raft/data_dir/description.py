@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from warren_raft.disk import last_failure
 from warren_raft.disk.files import OsFile, OsFiles
 from warren_raft.disk.paths import absolute, require_directory
 from warren_raft.errors import (
@@ -164,7 +165,7 @@ def describe(data_dir: str | os.PathLike[str]) -> Description:
         incarnation=looked.incarnation,
         cluster_id=None if membership is None else membership.cluster_id,
         origin=_origin(note),
-        standing=_standing(membership, looked.node_id, looked.incarnation),
+        standing=_standing(membership, looked.node_id, looked.incarnation, last_failure.read(directory)),
         members=tuple(member for _, member in sorted(members.items())),
         index=index,
         term=term,
@@ -179,6 +180,15 @@ def describe(data_dir: str | os.PathLike[str]) -> Description:
         contents=contents,
         base=state.base,
     )
+
+
+def owner_of(data_dir: str | os.PathLike[str]) -> tuple[str, str]:
+    """The node id and the incarnation of the log; empty if they cannot be read: another error is to be reported."""
+    try:
+        header = log_opening.newest_header(ReadOnlyFiles(), os.path.join(data_dir, "log"))
+    except (WarrenError, OSError):
+        return "", ""
+    return ("", "") if header is None else (header.node_id, header.incarnation)
 
 
 def cluster_trust_domain(data_dir: str | os.PathLike[str]) -> str:
@@ -247,10 +257,14 @@ def _membership_at(index: int, base: Base, contents: Contents, but_removal_of: s
     return membership
 
 
-def _standing(membership: Membership | None, node_id: str, incarnation: str) -> Standing:
+def _standing(
+    membership: Membership | None, node_id: str, incarnation: str, failure: last_failure.LastFailure | None
+) -> Standing:
+    """A manager that was away when it was removed hears it from the members; its own list does not say so."""
     if membership is None:
         return WAITING
-    if membership.incarnation(node_id) != incarnation:
+    is_told = failure is not None and failure.removed == incarnation
+    if is_told or membership.incarnation(node_id) != incarnation:
         return REMOVED
     return VOTER if membership.members[node_id].voter else LEARNER
 
