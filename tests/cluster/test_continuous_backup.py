@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,7 @@ def backups(tmp_path: Path) -> Path:
     return tmp_path / "backups"
 
 
-def cluster(backups: Path, size: int = 1, **settings: object) -> Cluster:
+def cluster(backups: Path, size: int = 1, **settings: Any) -> Cluster:
     return Cluster(size, backup_dir=backups, backup_continuous=True, **settings)
 
 
@@ -79,6 +81,45 @@ def test_another_leader_goes_on_where_the_files_end(backups: Path, tmp_path: Pat
         assert first.last is not None
         assert second.header.first_index == first.last.index + 1, "nothing is written twice"
     assert restored(base, tmp_path / "new") == {"a", "b", "c", "d"}
+
+
+def test_a_cluster_that_is_killed_as_a_whole_loses_only_what_the_status_said_is_unsaved(
+    backups: Path, tmp_path: Path
+) -> None:
+    acknowledged: dict[str, int] = {}
+
+    def load(store: wr.ReplicatedStore) -> None:
+        try:
+            while True:
+                id_ = f"n-{len(acknowledged)}"
+                acknowledged[id_] = store.create_node(wr.Node(id=id_))
+        except wr.WarrenError:  # it was killed
+            return
+
+    with cluster(backups, 3) as managers:
+        leader = managers.leader
+        wait_until(lambda: snapshots_in(backups), "the first backup")
+        thread = threading.Thread(target=load, args=(leader,))
+        thread.start()
+        begun = leader.status().applied_index
+
+        def saved() -> int:
+            backup = leader.status().backup
+            return 0 if backup is None or backup.log_index is None else backup.log_index
+
+        wait_until(lambda: saved() > begun + 50, "some entries in the directory")
+        promised = saved()
+        for id_ in managers.ids:
+            managers.kill(id_)
+        thread.join(60)
+    (base,) = snapshots_in(backups)
+    directory = tmp_path / "new"
+    made = wr.restore(base, directory, node_id="m1", members={"m1": "127.0.0.1:7946"}, to_revision="last")
+    assert made.replayed is not None
+    assert made.replayed.index >= promised
+    with wr.ReadOnlyStore(directory) as store:
+        found = {node.id for node in store.list_nodes()}
+    assert {id_ for id_, revision in acknowledged.items() if revision <= made.replayed.revision} <= found
 
 
 def test_a_disk_that_fails_is_an_alarm_and_nothing_is_missing_afterwards(
