@@ -5,11 +5,9 @@ Not here: whether a change is safe, which the manager decides. Invariant: each c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import click
 
-from warren_raft.certificates.local import TRUST_DOMAIN
+from warren_raft.raft.way_back import way_back
 
 from .common import MemberType, NodeIdType, WarrenGroup, manager, print_json, timeout_option, wants_json, wants_wide
 from .status import print_members
@@ -98,17 +96,9 @@ def remove(member_id: str, timeout: float | None) -> None:
     asked.remove_member(member_id, timeout=timeout)  # also if it is not a member here: it may have been added just now
     _say_done(f"removed {member_id}" if was_member else f"{member_id} is not a member")
     if was_member and not wants_json():
-        click.echo(f"to add {member_id} again: {way_back(member_id, before['certificate'])}")
-
-
-def way_back(member_id: str, certificate: Mapping[str, object] | None) -> str:
-    """The steps for a removed manager. The certificate is that of the manager that was asked."""
-    if certificate is None or certificate["trust_domain"] == TRUST_DOMAIN:
-        return f"start it on an empty directory, then type warren-raft members add {member_id}=HOST:PORT"
-    return (
-        f"its certificate is no longer valid here, so type warren-raft cert issue {member_id} --ca DIR, then start it "
-        f"with --join {member_id}.join on an empty directory; the leader adds it by itself"
-    )
+        address = next(member["address"] for member in before["members"] if member["id"] == member_id)
+        trust_domain = before["certificate"]["trust_domain"] if before["certificate"] else ""
+        click.echo(f"to add {member_id} again: {way_back(member_id, address, trust_domain, is_removed=True)}")
 
 
 @click.group("leader", cls=WarrenGroup)

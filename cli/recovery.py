@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from warren_raft.certificates import files
+from warren_raft.raft.way_back import way_back
 from warren_raft.support.wording import counted
 
 from .common import WarrenCommand, data_dir, print_json, wants_json
@@ -78,10 +80,14 @@ def recover(yes: bool, force: bool, dry_run: bool) -> None:
         print_json(restored_json(restored) | _taken_over(recovery))
         return
     print_restored(restored)
-    click.echo(
-        f"{_missing(recovery)}\nnext: start this manager as before; then start each of the others on an empty "
-        "directory, and type for it: warren-raft members add ID=HOST:PORT"
-    )
+    click.echo(f"{_missing(recovery)}\nThe digest differs from that of the old cluster on purpose.")
+    click.echo(f"next: start this manager as before; then, for each of the others: {_next(recovery)}")
+
+
+def _next(recovery: Recovery) -> str:
+    """The steps for the lost members. The certificate of this manager tells whether an operator issues them."""
+    has_ca = files.is_there(recovery.data_dir) and not files.is_local(recovery.data_dir)
+    return way_back("ID", "", "of an operator's CA" if has_ca else "", is_removed=True)
 
 
 def _print_preview(preview: Preview) -> None:

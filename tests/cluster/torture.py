@@ -39,7 +39,8 @@ HOLD_SECONDS: Final = (0.2, 1.0, 2.5, 6.0)
 
 REJOIN: Final = (
     "move its data directory aside, start it on an empty directory and add it again",
-    "type on another manager: warren-raft members remove ID",
+    "this manager must not vote with a part of its log: move the data directory of ",
+    "this manager cannot vote with the rest of its log: move the data directory of ",
 )
 """The errors of a manager that cannot go on with its damaged files."""
 

@@ -114,6 +114,18 @@ def test_it_says_whether_the_directory_is_still_a_member(tmp_path: Path, changes
     assert describe(tmp_path / "m1").standing == standing
 
 
+def test_a_damaged_log_has_the_way_back_with_the_id_and_the_address(tmp_path: Path) -> None:
+    """(Pins a report: the commands named ID=HOST:PORT.)"""
+    survivor(tmp_path / "m1")
+    (segment,) = (tmp_path / "m1" / "log").glob("*.log")
+    data = bytearray(segment.read_bytes())
+    data[len(data.rstrip(b"\0")) * 3 // 4] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(Corrupted) as caught:
+        describe(tmp_path / "m1")
+    assert f"members remove m1; warren-raft members add m1={MEMBERS['m1']}" in caught.value.remedy
+
+
 def test_it_says_that_it_was_removed_if_the_members_told_its_manager(tmp_path: Path) -> None:
     """(Pins a report: the list in its own log still had it as a voter.)"""
     data_dir = tmp_path / "m1"

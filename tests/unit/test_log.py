@@ -471,7 +471,6 @@ def test_damage_names_the_file_and_the_way_back() -> None:
         open_log(record.files)
     assert caught.value.path == path
     assert "warren-raft members remove ID" in caught.value.remedy
-    assert "warren-raft members add ID=HOST:PORT" in caught.value.remedy
 
 
 def test_a_missing_segment_is_damage() -> None:

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+LOCAL_TRUST_DOMAIN: Final = "local"
+"""The trust domain of the CA of one user on one host (local.py)."""
 SCHEME: Final = "warren"
 _URI: Final = re.compile(r"warren://([A-Za-z0-9][A-Za-z0-9.-]{0,127})/manager/([A-Za-z0-9._-]{1,64})", re.ASCII)
 

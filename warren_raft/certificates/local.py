@@ -13,9 +13,10 @@ from typing import Final
 
 from ..errors import RefusedForSafety
 from .ca import REGISTRY, Authority
+from .identity import LOCAL_TRUST_DOMAIN
 from .join_files import KeyAndCertificates
 
-TRUST_DOMAIN: Final = "local"
+TRUST_DOMAIN: Final = LOCAL_TRUST_DOMAIN
 """The trust domain of every such CA. If a CA was removed, managers get certificates of the next one and form a
 cluster."""
 

@@ -38,6 +38,7 @@ from warren_raft.raft.membership import (
     apply_change,
     read_note,
 )
+from warren_raft.raft.way_back import way_back, way_back_unknown
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.file import counts_of
@@ -209,15 +210,28 @@ def cluster_trust_domain(data_dir: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def advice_for_log(directory: str) -> Iterator[None]:
-    """A damaged log has the advice to join the cluster again. In a cluster of one there is none: the advice is then to
-    keep the entities, which are in the state."""
+def advice_for_log(directory: str, node_id: str = "") -> Iterator[None]:
+    """A damaged log has the advice to join the cluster again, with the id and the address if they can be read. In a
+    cluster of one there is none: the advice is then to keep the entities, which are in the state."""
     try:
         yield
     except Corrupted as error:
-        if not has_one_voter(_members_in_state(directory)):
+        members = _members_in_state(directory)
+        if has_one_voter(members):
+            raise Corrupted(error.path, error.detail, remedy=keep_entities(directory)) from error
+        node_id = node_id or owner_of(directory)[0]
+        if error.remedy != log_opening.REMEDY or not node_id:
             raise
-        raise Corrupted(error.path, error.detail, remedy=keep_entities(directory)) from error
+        remedy = f"{log_opening.PART_OF_LOG}: {rejoin(node_id, members)}"
+        raise Corrupted(error.path, error.detail, remedy=remedy) from error
+
+
+def rejoin(node_id: str, membership: Membership | None) -> str:
+    """The way back of a manager whose log or state is lost, as far as its directory knows its cluster."""
+    member = None if membership is None else membership.members.get(node_id)
+    if membership is None or member is None:
+        return way_back_unknown(node_id)
+    return way_back(node_id, member.address, membership.trust_domain)
 
 
 def has_one_voter(membership: Membership | None) -> bool:

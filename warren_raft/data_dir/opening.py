@@ -18,7 +18,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.certificates.identity import Identity
 from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config
-from warren_raft.data_dir.description import advice_for_log, cluster_trust_domain, has_one_voter, keep_entities
+from warren_raft.data_dir.description import advice_for_log, cluster_trust_domain, has_one_voter, keep_entities, rejoin
 from warren_raft.data_dir.local_state import refuse_local, refuse_local_state
 from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.durable import make_directory
@@ -105,7 +105,7 @@ class OpenedDirectory:
             if files is None and not os.path.lexists(log_directory):
                 refuse_local_state(config.directory)
             if certificate is not None:
-                with advice_for_log(str(config.directory)):
+                with advice_for_log(str(config.directory), config.node_id):
                     require_owner(disk, log_directory, config.node_id)  # before its certificate is replaced
                 certificate.prepare(partial(cluster_trust_domain, config.directory))
             self._anchors = held.enter_context(closing(Anchors()))
@@ -115,7 +115,7 @@ class OpenedDirectory:
                 make_directory(log_directory)
                 files = held.enter_context(closing(HeldDirectory(log_directory)))
                 self._anchors.hold(log_directory)
-            with advice_for_log(str(config.directory)):
+            with advice_for_log(str(config.directory), config.node_id):
                 self.log = Log.open(
                     log_directory,
                     files=files,
@@ -255,10 +255,7 @@ class OpenedDirectory:
     def _remedy(self, membership: Membership | None) -> str:
         """The next steps without a complete log."""
         if not has_one_voter(membership):
-            return (
-                "this manager cannot vote with the rest of its log: remove it from the cluster, move its data "
-                "directory aside, start it on an empty directory and add it again"
-            )
+            return f"this manager cannot vote with the rest of its log: {rejoin(self.config.node_id, membership)}"
         return keep_entities(str(self.config.directory))
 
     def make_engine(self, now: float, identity: Identity | None = None) -> Engine:

@@ -38,6 +38,7 @@ from warren_raft.raft.messages import (
     WAIT,
 )
 from warren_raft.raft.rounds import Rounds
+from warren_raft.raft.way_back import way_back
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.changes")
@@ -311,10 +312,11 @@ class Changes:
         return Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation, certificate=certificate)
 
     def _why_away(self, member_id: str) -> str:
-        remove = f"type: warren-raft members remove {member_id}"
+        address, trust_domain = self._roster.members[member_id].address, self._roster.trust_domain
         if self._roster.guests.has_another(member_id, self._context.now):
-            return f"the manager that answers as {member_id} has another data directory; {remove}, then add it again"
-        return f"start it; or, if its data directory was lost, {remove}, then add it again"
+            way = way_back(member_id, address, trust_domain, is_empty=True)
+            return f"the manager that answers as {member_id} has another data directory; {way}"
+        return f"start it; or, if its data directory was lost: {way_back(member_id, address, trust_domain)}"
 
     def _update(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is None:

@@ -36,6 +36,7 @@ from warren_raft.raft.messages import (
     Vote,
 )
 from warren_raft.raft.progress import Followers, Progress
+from warren_raft.raft.way_back import way_back
 
 CHECK_QUORUM_TIMEOUTS: Final = 1.5
 """A leader that no majority has answered for so many election timeouts steps down."""
@@ -397,6 +398,11 @@ class Guard:
         if window_was_full and progress.unacknowledged_bytes < WINDOW_BYTES:
             self.core.send_soon()
 
+    def _way_back(self, peer: str) -> str:
+        roster = self._context.roster
+        address = roster.members[peer].address if peer in roster.members else ""
+        return way_back(peer, address, roster.trust_domain)
+
     def _reset(self, peer: str, progress: Progress, next_index: int, sequence: int, *, hint: bool) -> None:
         if sequence < progress.barrier:
             # Several messages of one burst do not match. If the leader acted on each reset, it would send the same
@@ -407,9 +413,7 @@ class Guard:
             if not hint:
                 raise PeerFault(
                     f"{peer} acknowledged up to index {progress.match}, and its log now ends at {next_index - 1}: its "
-                    "data directory is an older copy, or its disk has lost synced bytes. Start "
-                    f"{peer} on an empty directory, then type on another member: warren-raft members remove {peer}; "
-                    f"warren-raft members add {peer}=HOST:PORT"
+                    f"data directory is an older copy, or its disk has lost synced bytes; {self._way_back(peer)}"
                 )
             next_index = progress.match + 1
         if next_index > self._log.last_index + 1:

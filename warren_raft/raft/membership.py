@@ -18,6 +18,7 @@ from warren_raft.certificates.identity import Identity
 from warren_raft.config import MEMBERS_MAX
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.refusal import Refusal
+from warren_raft.raft.way_back import way_back
 from warren_raft.support import strict_cbor
 
 FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY = "form", "add", "promote", "update", "remove", "certify"
@@ -459,7 +460,7 @@ def _judge_membership(
         return _judge_as_member(theirs, membership, identity)
     if theirs.cluster_id is not None:
         return None  # the peer has a cluster and we do not: the peer refuses us if we are not the added directory
-    return _judge_before_cluster(mine, theirs, configured)
+    return _judge_before_cluster(mine, theirs, configured, "" if identity is None else identity.trust_domain)
 
 
 def judge_release(theirs: Hello, level: int) -> Refusal | None:
@@ -529,15 +530,19 @@ def _judge_as_member(theirs: Hello, membership: Membership, identity: Identity |
     if theirs.membership_index > membership.index:
         return None  # a later change may have added the peer; we have not applied it yet
     if known is not None:
-        return _unknown_directory(theirs.node_id)
+        trust_domain = membership.trust_domain if identity is None else identity.trust_domain
+        return _unknown_directory(theirs, known.address, trust_domain)
     if theirs.blank:
         return None  # a guest: `members add` takes its incarnation from this link
     return Refusal(NOT_LISTED, f"{theirs.node_id} is not a member and its data directory is not empty")
 
 
-def _judge_before_cluster(mine: Hello, theirs: Hello, configured: Mapping[str, str]) -> Refusal | None:
+def _judge_before_cluster(
+    mine: Hello, theirs: Hello, configured: Mapping[str, str], trust_domain: str
+) -> Refusal | None:
     if mine.founding and theirs.founding:
-        return None if mine.founding == theirs.founding else _unknown_directory(theirs.node_id)
+        is_same = mine.founding == theirs.founding
+        return None if is_same else _unknown_directory(theirs, theirs.address, trust_domain)
     if theirs.founding and theirs.node_id not in configured:
         return _not_listed(mine, theirs)
     if mine.founding or theirs.founding:
@@ -546,7 +551,7 @@ def _judge_before_cluster(mine: Hello, theirs: Hello, configured: Mapping[str, s
         for hello in (mine, theirs):
             known = members.get(hello.node_id)
             if known is None or known.incarnation != hello.incarnation:
-                return _unknown_directory(hello.node_id)
+                return _unknown_directory(hello, hello.address, trust_domain)
         return None
     if theirs.node_id not in configured:
         return _not_listed(mine, theirs)
@@ -570,10 +575,9 @@ def _different_origins(mine: Hello, theirs: Hello) -> str:
     )
 
 
-def _unknown_directory(node_id: str) -> Refusal:
+def _unknown_directory(theirs: Hello, address: str, trust_domain: str) -> Refusal:
     return Refusal(
         UNKNOWN_DIRECTORY,
-        f"the data directory of {node_id} is not the one the cluster knows (wiped or replaced); start "
-        f"{node_id} on an empty directory, then type on another member: warren-raft members remove {node_id}; "
-        f"warren-raft members add {node_id}=HOST:PORT",
+        f"the data directory of {theirs.node_id} is not the one the cluster knows (wiped or replaced); "
+        f"{way_back(theirs.node_id, address, trust_domain, is_empty=theirs.blank)}",
     )

@@ -58,7 +58,7 @@ class Peers:
     def check_not_removed(self) -> None:
         """By incarnation: a manager that was added again reads in the log the removal of its predecessor."""
         if self._roster.was_removed:
-            raise removed(self._node_id)
+            raise removed(self._roster)
 
     def _check_trust_domain(self) -> None:
         membership, own = self._roster.membership, self._roster.trust_domain
@@ -207,7 +207,7 @@ class Peers:
         was_settled = self._roster.settled_index
         self._settling.tick()
         if self._settling.may_leave:
-            raise removed(self._node_id)
+            raise removed(self._roster)
         if self._roster.settled_index != was_settled:
             self._dismiss_removed()
 

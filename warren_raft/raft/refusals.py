@@ -27,6 +27,8 @@ from warren_raft.raft.membership import (
     Change,
 )
 from warren_raft.raft.refusal import WRONG_NODE, Refusal
+from warren_raft.raft.roster import Roster
+from warren_raft.raft.way_back import way_back
 
 REFUSAL_SECONDS: Final = 15.0
 """A peer that refuses is dialled again within seconds: a refusal that was not repeated for this long is over."""
@@ -52,11 +54,10 @@ class Removed(RefusedForSafety):
     """This manager stopped because it is no longer a member."""
 
 
-def removed(node_id: str) -> Removed:
+def removed(roster: Roster) -> Removed:
     return Removed(
-        f"{node_id} was removed from the cluster and stops; its data directory cannot be used again. To bring it back, "
-        "start it on an empty directory (if the cluster has a CA, with a new join file: warren-raft cert issue "
-        f"{node_id} --ca DIR) and type on a member: warren-raft members add {node_id}=HOST:PORT"
+        f"{roster.node_id} was removed from the cluster and stops; its data directory cannot be used again. To bring "
+        f"it back: {way_back(roster.node_id, roster.address, roster.trust_domain, is_removed=True)}"
     )
 
 
@@ -109,8 +110,12 @@ class Refusals:
             return
         told = {alarm.subject for alarm in self._alarms.active if alarm.name == "member-not-let-in"}
         others = told - self._roster.members.keys() - {STRANGERS}
+        text = f"{peer} is not let in: {refusal.text}"
+        if refusal.code == REMOVED:
+            way = way_back(peer, "", identity.trust_domain, is_removed=True)
+            text = f"{text}; stop it, or, to bring it back: {way}"
         is_named = peer in self._roster.members or peer in others or len(others) < OTHERS_NAMED
-        self._note_as("member-not-let-in", peer if is_named else STRANGERS, f"{peer} is not let in: {refusal.text}")
+        self._note_as("member-not-let-in", peer if is_named else STRANGERS, text)
 
     def dismissed(self, peer: str, now: float) -> None:
         """This manager closes the link to a peer that was removed. The peer comes back once, hears that, and stops."""
@@ -132,7 +137,7 @@ class Refusals:
         if refusal.code == REMOVED and peer in self._roster.voters:
             self._removed_by.add(peer)
             if is_leaving or self._log_removes_us(applied_index) or self._are_enough(self._removed_by):
-                raise removed(self._node_id)
+                raise removed(self._roster)
         self._note_foreign(peer, refusal)
 
     def _log_removes_us(self, applied_index: int) -> bool:

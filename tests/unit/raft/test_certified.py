@@ -100,6 +100,7 @@ def test_members_say_that_a_removed_manager_knocks_until_it_stops_knocking() -> 
     cluster.start(removed)
     text = cluster.run_until(lambda: not_let_in(cluster, other).get(removed))
     assert text.startswith(f"{removed} is not let in: {removed} was removed from the cluster; its data directory ")
+    assert f"type on the CA's host: warren-raft cert issue {removed} --ca DIR; then move" in text
     cluster.crash(removed)
     cluster.run(REFUSAL_SECONDS + 1)
     assert not_let_in(cluster, other) == {}

@@ -472,7 +472,7 @@ def test_a_member_that_lost_its_directory_is_not_called_added() -> None:
     cluster.run(2)
     answer = cluster.ask(leader.id, ADD, lost, cluster.addresses[lost])
     assert answer.state == WAIT
-    assert f"type: warren-raft members remove {lost}, then add it again" in answer.text
+    assert f"members remove {lost}; warren-raft members add {lost}={cluster.addresses[lost]}" in answer.text
 
 
 def test_a_guest_answers_no_vote_request() -> None:
@@ -661,9 +661,9 @@ def test_a_removed_follower_learns_it_and_stops_with_one_line() -> None:
     assert cluster.change(leader.id, REMOVE, removed).state == DONE
     cluster.run_until(lambda: removed in cluster.stopped, seconds=5)
     assert str(cluster.stopped[removed]) == (
-        f"{removed} was removed from the cluster and stops; its data directory cannot be used again. To bring it back, "
-        f"start it on an empty directory (if the cluster has a CA, with a new join file: warren-raft cert issue "
-        f"{removed} --ca DIR) and type on a member: warren-raft members add {removed}=HOST:PORT"
+        f"{removed} was removed from the cluster and stops; its data directory cannot be used again. To bring it back: "
+        f"move the data directory of {removed} aside, start {removed} on an empty one, then type on another manager: "
+        f"warren-raft members add {removed}={cluster.addresses[removed]}"
     )
     assert isinstance(cluster.stopped[removed], RefusedForSafety)
     cluster.write(other, "without it")

@@ -196,7 +196,7 @@ def test_others_say_that_a_wiped_member_is_not_let_in_and_not_that_it_is_away() 
         assert f"members remove {wiped}; warren-raft members add {wiped}=" in node.alarm_texts[0]
     answer = cluster.ask(other, "add", wiped, cluster.addresses[wiped])
     assert answer.state == WAIT
-    assert f"the manager that answers as {wiped} has another data directory; type: warren-raft members " in answer.text
+    assert f"the manager that answers as {wiped} has another data directory; type on another manager: " in answer.text
     cluster.crash(wiped)
     cluster.run_until(lambda: alarm(cluster.nodes[leader], "member-away", wiped), seconds=60)
     assert cluster.nodes[leader].alarm_names == ["member-away"]

@@ -12,9 +12,11 @@ import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from ...disk.files import File, Files
 from ...errors import Corrupted, RefusedForSafety
+from ..way_back import way_back_unknown
 from . import format as form
 from .compaction import Chain
 from .contents import BLANK, Contents
@@ -26,11 +28,8 @@ from .segments import (
     segment_path,
 )
 
-REMEDY = (
-    "this manager must not vote with a part of its log: stop it, type on another manager: "
-    "warren-raft members remove ID; move its data directory aside, start it on an empty directory, then type: "
-    "warren-raft members add ID=HOST:PORT"
-)
+PART_OF_LOG: Final = "this manager must not vote with a part of its log"
+REMEDY: Final = f"{PART_OF_LOG}: {way_back_unknown('ID')}"
 
 _SEGMENT_NAME = re.compile(r"(\d{16})\.log")
 
