@@ -83,14 +83,18 @@ class At:
         places = frozenset() if everywhere else _places_of(code)
         is_place = everywhere or frame.f_lasti in places
 
-        def stepped(frame: FrameType, event: str, _argument: Any) -> Any:
-            nonlocal is_place
+        is_closed = False
+
+        def stepped(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal is_place, is_closed
             if event == "exception":
                 is_place = False  # the next instruction is the interpreter's own step into a handler
+                # Nobody uses this generator any more. From here on Python drops exceptions, as in `__del__`.
+                is_closed = is_closed or argument[0] is GeneratorExit
             elif event == "opcode":
                 if is_place:
                     self._reached(frame)
-                is_place = everywhere or frame.f_lasti in places
+                is_place = not is_closed and (everywhere or frame.f_lasti in places)
             return stepped
 
         frame.f_trace = stepped  # before the next line: Python 3.13 looks at it
