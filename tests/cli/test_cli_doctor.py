@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -123,32 +124,39 @@ def test_no_secret_is_in_the_file(planted: ManagerProcess, warren: Command, tmp_
     assert "not in the file: status" in said.text
 
 
-def test_a_suspended_manager(
-    planted: ManagerProcess, warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_suspended_manager(manager: Path, warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "QUICK_ANSWER_SECONDS", 0.5)
-    planted.process.send_signal(signal.SIGSTOP)
+    pid = client.AdminClient(manager).status()["pid"]
+    os.kill(pid, signal.SIGSTOP)
     try:
-        said = warren("doctor", "suspended.json", "--data-dir", tmp_path / "m1", "-o", "json").json
+        said = warren("doctor", tmp_path / "suspended.json", "--data-dir", manager, "-o", "json").json
     finally:
-        planted.process.send_signal(signal.SIGCONT)
-    assert said["file"] == "suspended.json"
+        os.kill(pid, signal.SIGCONT)
+    assert said["file"] == str(tmp_path / "suspended.json")
     assert "suspended" in said["problems"]["status"]
     assert "files" in json.loads((tmp_path / "suspended.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a manager that was stopped."""
+    data_dir = tmp_path_factory.mktemp("stopped") / "m1"
+    manager = ManagerProcess(data_dir, "m1", {"m1": free_addresses(1)[0]})
+    try:
+        manager.wait_ready()
+        assert manager.stop() == 0
+    finally:
+        manager.end()
+    return data_dir
+
+
 @pytest.mark.parametrize("damage", ["log", "state", "empty", "note"])
-def test_a_damaged_directory(
-    damage: str, warren: Command, tmp_path: Path, start_manager: StartManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    data_dir = tmp_path / "m1"
+def test_a_damaged_directory(damage: str, stopped: Path, warren: Command, tmp_path: Path) -> None:
+    data_dir, file = tmp_path / "m1", tmp_path / "damaged.json"
     if damage == "empty":
         data_dir.mkdir(mode=0o700)
     else:
-        manager = start_manager(data_dir, "m1", {"m1": free_addresses(1)[0]})
-        manager.wait_ready()
-        assert manager.stop() == 0
+        shutil.copytree(stopped, data_dir)
     if damage == "log":
         (segment,) = [path for path in (data_dir / "log").iterdir() if path.suffix == ".log"]
         segment.write_bytes(b"\x00" * 64 + os.urandom(4096))
@@ -158,9 +166,9 @@ def test_a_damaged_directory(
     if damage == "note":
         (data_dir / "manager.json").write_text("{not JSON")
     before = tree(data_dir)
-    assert warren("doctor", "damaged.json", "--data-dir", data_dir).code == 0
+    assert warren("doctor", file, "--data-dir", data_dir).code == 0
     assert tree(data_dir) == before
-    report = json.loads((tmp_path / "damaged.json").read_text())
+    report = json.loads(file.read_text())
     assert ALWAYS - {"next_start"} <= set(report)
     assert "status" in report["problems"]
     if damage in ("log", "empty"):
