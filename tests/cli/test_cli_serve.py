@@ -110,7 +110,8 @@ def test_a_manager_that_ran_starts_from_its_directory_alone(
     status = warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json
     assert status["cluster_id"] == cluster_id
     assert [alarm["text"] for alarm in status["alarms"] if alarm["name"] == "address-differs"] == [
-        f"m1 listens on {b}, but the member list has {a} for it; type: warren-raft members update m1={b}"
+        f"m1 listens on {b}, but the member list has {a} for it; if {b} is a mistake, start m1 with {a}; "
+        f"if not, type: warren-raft members update m1={b}"
     ]
     assert warren("members", "update", f"m1={b}", "--data-dir", tmp_path / "m1", "-o", "json").json["warning"] is None
     wait_until(

@@ -117,6 +117,7 @@ class Dialling:
         listed = self._roster.members[id_].address
         says = "listens on" if id_ == self._node_id else "says that its address is"
         return (
-            f"{id_} {says} {address}, but the member list has {listed} for it; "
+            f"{id_} {says} {address}, but the member list has {listed} for it; if "
+            f"{address} is a mistake, start {id_} with {listed}; if not, "
             f"type: warren-raft members update {id_}={address}"
         )

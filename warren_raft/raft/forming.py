@@ -69,7 +69,9 @@ class Forming:
                 self._declare_to(peer)
         missing = sorted(roster.configured.keys() - view.keys())
         unsure = sorted(peer for peer in view if peer != self._node_id and not self._agrees(roster.links[peer]))
-        self.waits = self._waiting_for(missing, unsure)
+        # A restored manager has a sentence of its own about the members that were not restored in the same way.
+        refused = "" if roster.origin else self._refusals.why_refused(missing)
+        self.waits = refused or self._joining() or self._waiting_for(missing, unsure)
         if missing or unsure or view.keys() != roster.configured.keys():
             return
         members = {id_: Member(id_, roster.configured[id_], inc, voter=True) for id_, inc in view.items()}
@@ -84,6 +86,17 @@ class Forming:
             if peer in roster.configured and hello.blank and hello.cluster_id is None and hello.origin == roster.origin:
                 view[peer] = link.hello.incarnation
         return view
+
+    def _joining(self) -> str:
+        """The sentence of a blank manager that has a link with a member of a cluster; empty if it has none."""
+        roster = self._roster
+        members = sorted(peer for peer, link in roster.links.items() if link.hello.cluster_id is not None)
+        if not members:
+            return ""
+        return (
+            f"joining: {self._node_id} waits until the cluster of {', '.join(members)} adds it; if it is not added by "
+            f"itself, type there: warren-raft members add {self._node_id}={roster.address}"
+        )
 
     def _waiting_for(self, missing: list[str], unsure: list[str]) -> str:
         if not missing:

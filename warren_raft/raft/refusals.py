@@ -7,6 +7,7 @@ stops no manager.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from warren_raft.alarms import AlarmName
@@ -65,6 +66,7 @@ class Refusals:
     """Raft thread or simulator only."""
 
     def __init__(self, context: Context) -> None:
+        self._context = context
         self._node_id = context.node_id
         self._roster = context.roster
         self._log = context.log
@@ -74,10 +76,13 @@ class Refusals:
         """Members that turned out to be of another cluster, and have had no link since."""
         self._removed_by: set[str] = set()
         """Members that refused this manager as removed, and have not let it in since."""
+        self._refused_by: dict[str, tuple[float, str]] = {}
+        """Members that refuse this manager -> when they did last, and why. Only for people."""
         self._dismissed: dict[str, float] = {}
         """Peers whose link this manager closed because they were removed -> when; each for LEAVING_SECONDS."""
 
     def link_up(self, peer: str) -> None:
+        self._refused_by.pop(peer, None)
         self._removed_by.discard(peer)
         self._foreign.discard(peer)
         self._alarms.clear_alarm("refused-by-member", peer)
@@ -131,6 +136,8 @@ class Refusals:
         """
         self._roster.guests.refused(peer, refusal.text)
         if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
+            if peer in self._roster.members:
+                self._refused_by[peer] = self._context.now, refusal.text
             self._note("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
         if self._roster.is_revoked(identity):
             return  # the certificate was stolen, or is that of a removed member: its holder's word counts for nothing
@@ -139,6 +146,15 @@ class Refusals:
             if is_leaving or self._log_removes_us(applied_index) or self._are_enough(self._removed_by):
                 raise removed(self._roster)
         self._note_foreign(peer, refusal)
+
+    def why_refused(self, peers: Collection[str]) -> str:
+        """A sentence about those of the peers that refuse this manager now; empty if none does."""
+        since = self._context.now - REFUSAL_SECONDS
+        reasons = {id_: text for id_, (at, text) in sorted(self._refused_by.items()) if id_ in peers and at >= since}
+        if not reasons:
+            return ""
+        verb = "refuses" if len(reasons) == 1 else "refuse"
+        return f"{', '.join(reasons)} {verb} {self._node_id}: {next(iter(reasons.values()))}"
 
     def _log_removes_us(self, applied_index: int) -> bool:
         """Whether an entry that is not applied yet removes this directory: this manager acknowledged that entry, and

@@ -130,7 +130,7 @@ class Watch:
             return f"no write can be acknowledged: {who}, although {seen}; look at the disks and alarms of all managers"
         return (
             f"no write can be acknowledged: {seen}; start {_ids(away)}; if they are lost for good, "
-            "see docs/recovery.md on warren-raft recover"
+            "the page 'When managers are lost, or move' (recovery.md) says how to use warren-raft recover"
         )
 
     # Time ----------------------------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def test_managers_that_all_come_back_elsewhere_find_each_other_by_the_list_that_
     for id_ in new:
         assert alarms(cluster, id_) == sorted(
             f"{each} {'listens on' if each == id_ else 'says that its address is'} {new[each]}, but the member list "
-            f"has {old[each]} for it; type: warren-raft members update {each}={new[each]}"
+            f"has {old[each]} for it; if {new[each]} is a mistake, start {each} with {old[each]}; "
+            f"if not, type: warren-raft members update {each}={new[each]}"
             for each in new
         )
 

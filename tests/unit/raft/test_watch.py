@@ -177,7 +177,13 @@ def test_a_refusal_is_over_once_the_manager_was_added_again() -> None:
     cluster.wipe(wiped)
     node = cluster.start(wiped)
     cluster.run_until(lambda: alarm(node, "refused-by-member", leader))
+    # (Pins a report: its status said that it waits for the others, which reads as if they were down.)
+    others = ", ".join(sorted(cluster.nodes.keys() - {wiped}))
+    refused = f"{others} refuse {wiped}: the data directory of {wiped} is not the one the cluster knows"
+    cluster.run_until(lambda: node.engine.waits.startswith(refused))
     cluster.change(leader, "remove", wiped)
+    cluster.run_until(lambda: "refuse" not in node.engine.waits)
+    assert node.engine.waits.startswith(f"joining: {wiped} waits until the cluster of ")
     cluster.change(leader, "add", wiped, cluster.addresses[wiped])
     cluster.run(2)
     assert not any(node.alarm_texts for node in cluster.nodes.values())
