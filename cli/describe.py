@@ -5,7 +5,7 @@ Not here: reading the directory (warren_raft/data_dir/description.py). Invariant
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,10 +35,15 @@ def describe(directory: str | None) -> None:
         refuse_file(directory, "DIR")
     description = read(directory or data_dir())
     if wants_json():
-        failure = last_failure.read(description.data_dir)
-        print_json(description.to_json() | {"last_failure": None if failure is None else failure.to_json()})
+        print_json(description_json(description))
     else:
         print_description(description)
+
+
+def description_json(description: Description) -> dict[str, Any]:
+    """The JSON form of `describe`, and of `recover --dry-run`."""
+    failure = last_failure.read(description.data_dir)
+    return description.to_json() | {"last_failure": None if failure is None else failure.to_json()}
 
 
 def print_description(description: Description) -> None:

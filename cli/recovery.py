@@ -20,7 +20,7 @@ from warren_raft.support.wording import counted
 
 from .common import WarrenCommand, data_dir, print_json, wants_json
 from .data import progress
-from .describe import print_description
+from .describe import description_json, print_description
 from .tables import is_open_terminal, print_fields
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _next(recovery: Recovery) -> str:
 
 def _print_preview(preview: Preview) -> None:
     if wants_json():
-        print_json(preview.description.to_json() | _taken_over(preview))
+        print_json(description_json(preview.description) | _taken_over(preview))
         return
     print_description(preview.description)
     click.echo(f"\n{_missing(preview)}\nThis was a dry run: nothing was changed.")
