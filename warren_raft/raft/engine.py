@@ -291,7 +291,7 @@ class Engine(Readings):
             if self._guard.untold_since is not None or self._proposing.origins:
                 self._tell_commit()
         if looks:
-            self._requests.tick(must_go=self._fitness.must_not_lead, can_commit=self._fitness.can_commit)
+            self._requests.tick(must_go=self._fitness.must_not_lead)
             leading.check_ready()
 
     def _tell_commit(self) -> None:

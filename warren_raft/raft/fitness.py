@@ -75,12 +75,6 @@ class Fitness:
         return NO_ROOM if self.is_full else NO_QUORUM, self.is_full
 
     @property
-    def can_commit(self) -> bool:
-        """Whether a leader here can commit entries until another manager leads."""
-        is_short = self._writer.shortage is not None or self._applying.shortage is not None
-        return not is_short and self._writer.hung_seconds is None
-
-    @property
     def must_not_lead(self) -> Reason | None:
         """A leader that cannot write its log or its state can commit nothing, and one with a wrong state misleads. A
         removed leader stays only until the others can do without it."""

@@ -34,8 +34,6 @@ from warren_raft.raft.reasons import (
 
 TRANSFER_SECONDS: Final = 1.0
 """A transfer of leadership that has not happened after this time is called off, and writes go on at this leader."""
-AGAIN_SECONDS: Final = 1.0
-"""A leader that must go and can commit tries the next transfer after this time. Writes go on meanwhile."""
 TELL_AGAIN_SECONDS: Final = 0.05
 """The leader repeats its message to the target of a transfer this often. The target cannot campaign before it has
 applied all committed entries."""
@@ -224,13 +222,13 @@ class Requests:
         stays, is_untried = not self._changes.is_removing(voter), voter != self._transfer_tried
         return stays, is_untried, self._guard.match_index(voter), voter
 
-    def tick(self, *, must_go: Reason | None, can_commit: bool) -> None:
-        """When the target of a transfer has all entries, tell it to campaign at once. `must_go`: why this leader hands
-        leadership over by itself; None: it need not. `can_commit`: it can commit entries until then."""
+    def tick(self, *, must_go: Reason | None) -> None:
+        """When the target of a transfer has all entries, tell it to campaign at once. `must_go`: why this leader cannot
+        or must not commit, so that it hands leadership over by itself; None: it need not."""
         now = self._look_at_clock()
         if not self._core.is_leader:
             return
-        if must_go is not None and self._transfer_until + (AGAIN_SECONDS if can_commit else 0.0) <= now:
+        if must_go is not None and self._transfer_until <= now:
             self.transfer_to(None, must_go)
         target = self._transfer_target
         if target is None:
