@@ -193,6 +193,21 @@ def test_a_join_file_is_taken_once_and_again_when_it_is_newer(ca: Authority, tmp
     Manager(tmp_path / "m1", HOSTS).start()
 
 
+def test_a_start_without_its_join_file_says_so(ca: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a wrong name. (Pins a fault: `--join /nonexist.join` was not mentioned at all.)"""
+    path = join_file(ca, tmp_path / "m1.join")
+    Manager(tmp_path / "m1", HOSTS, join=path).start()
+    with caplog.at_level(logging.INFO):
+        Manager(tmp_path / "m1", HOSTS, join=path).start()
+    assert "join file missing" not in caplog.text
+    path.unlink()
+    with caplog.at_level(logging.INFO):
+        Manager(tmp_path / "m1", HOSTS, join=path).start()
+    assert [record.getMessage() for record in caplog.records if "missing" in record.getMessage()] == [
+        f"join file missing node=m1 join_file={path}: the settings and the certificate of the data directory are used"
+    ]
+
+
 def test_a_join_file_takes_the_place_of_a_local_certificate(ca: Authority, tmp_path: Path) -> None:
     Manager(tmp_path / "m1", LOCAL).start()
     path = join_file(ca, tmp_path / "m1.join", later_seconds=60)

@@ -95,6 +95,10 @@ class OwnCertificate:
         elif tls_files.is_local(self._config.data_dir):
             self._improve_local()
         self.credentials = self._load(self._directory)
+        if self._config.join is not None and seen_join is None:
+            text = "the settings and the certificate of the data directory are used"
+            path = os.fspath(self._config.join)
+            log_event(logger, logging.INFO, "join file missing", text, node=self._config.node_id, join_file=path)
         self._seen = (tls_files.fingerprint(self._config.data_dir), seen_join)
         self._contents = tls_files.contents(self._config.data_dir)
         self._look_at_its_end(self.credentials)
