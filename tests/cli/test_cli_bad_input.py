@@ -505,7 +505,10 @@ def test_an_address_of_another_host_is_named_and_leaves_no_directory(tmp_path: P
     address = "192.0.2.1:7946"  # TEST-NET-1: no host has it
     ran = serve(*arguments_of("m1", address, tmp_path / "m1"), "--insecure-plaintext", "--bootstrap")
     assert ran.returncode == 1
-    assert "192.0.2.1 is not an address of this host: " in refused(ran)
+    assert (
+        "cannot listen on 192.0.2.1:7946: 192.0.2.1 is not an address of this host; if the manager moved, give its new "
+        "address with --listen HOST:PORT, and see docs/recovery.md (Move one manager)"
+    ) in refused(ran)
     assert not (tmp_path / "m1").exists()
 
 

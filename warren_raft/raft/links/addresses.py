@@ -112,6 +112,8 @@ def _refusal_to_bind(where: str, error: OSError) -> Exception:
     if error.errno == errno.EADDRNOTAVAIL:
         host = where.rpartition(":")[0]
         return OSError(
-            error.errno, f"{host} is not an address of this host: {error.strerror}, cannot listen on {where}"
+            error.errno,
+            f"cannot listen on {where}: {host} is not an address of this host; if the manager moved, give its new "
+            "address with --listen HOST:PORT, and see docs/recovery.md (Move one manager)",
         )
     return OSError(error.errno, f"cannot listen on {where}: {error.strerror}")
