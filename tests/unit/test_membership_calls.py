@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from warren_raft.alarms import Alarms
-from warren_raft.errors import InvalidConfig, InvalidEntity, Unavailable
+from warren_raft.errors import InvalidConfig, InvalidEntity, RefusedForSafety, Unavailable
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
 from warren_raft.raft.changes import Answer
@@ -97,3 +97,18 @@ def test_a_member_that_cannot_be_is_no_wrong_setting(member_id: str, address: st
             change(calls_to(), member_id, address, 1.0)
         assert (caught.value.kind, caught.value.field) == ("member", field)
         assert not isinstance(caught.value, InvalidConfig)
+
+
+def test_an_update_of_a_manager_that_is_no_member_says_that() -> None:
+    """(Pins a bug: the error was about the certificates that a member at that address would need.)"""
+    calls = calls_to(Answer(WAIT, ""))
+    members = calls._engine.members = {"m4": None}  # type: ignore[assignment, misc, dict-item]
+    assert members
+
+    def require_reach(member_id: str, address: str) -> None:
+        raise RefusedForSafety(f"{member_id} would be beyond this host")
+
+    calls._certificate.require_reach = require_reach  # type: ignore[method-assign]
+    for id_, says in (("nope", "nope is not a member: warren-raft members list"), ("m4", "m4 would be beyond")):
+        with pytest.raises(RefusedForSafety, match=says):
+            calls.update(id_, "10.0.0.1:1", 0.25)

@@ -70,7 +70,7 @@ class MembershipCalls:
 
     def update(self, member_id: str, address: str, timeout: float | None) -> str:
         """Returns the leader's remark on the change; mostly empty."""
-        self._check(member_id, address)
+        self._check_update(member_id, address)
         return self._change(UPDATE, member_id, address, timeout)
 
     def remove(self, member_id: str, timeout: float | None) -> None:
@@ -100,6 +100,16 @@ class MembershipCalls:
             raise InvalidEntity("member", error.reason, field=error.field) from None
         if address is not None:
             self._certificate.require_reach(member_id, address)
+
+    def _check_update(self, member_id: str, address: str) -> None:
+        """The same; the error for an id that is no member says that, and nothing about certificates."""
+        try:
+            self._check(member_id, address)
+        except RefusedForSafety:
+            if member_id in self._engine.members:
+                raise
+            text = f"{member_id} is not a member: warren-raft members list shows the members"
+            raise RefusedForSafety(text) from None
 
     def _deadline(self, timeout: float | None) -> float:
         return timeouts.deadline(timeout, self._timeout_seconds)
