@@ -19,6 +19,7 @@ from warren_raft.errors import InvalidConfig, RefusedForSafety, Unavailable
 from .common import (
     BadFile,
     NodeIdType,
+    PathType,
     WarrenGroup,
     data_dir,
     manager,
@@ -31,7 +32,7 @@ from .tables import Column, end_shown, print_fields, print_table, time_shown
 
 if TYPE_CHECKING:
     from warren_raft.certificates.ca import Authority, CertificateFacts
-    from warren_raft.certificates.join_files import KeyAndCertificates
+    from warren_raft.certificates.join_files import JoinFile, KeyAndCertificates
 
 IN_USE_SECONDS: Final = 30.0
 """A running manager looks at its files each second; this is enough for a very busy machine."""
@@ -51,14 +52,14 @@ def cert() -> None:
 
 
 @cert.command("init")
-@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
+@click.argument("directory", metavar="DIR", type=PathType(file_okay=False))
 @click.option(
     "--trust-domain", metavar="NAME", help="The name that all certificates of the CA share.  [default: random]"
 )
 @click.option(
     "--replaces",
     metavar="DIR",
-    type=click.Path(exists=True, file_okay=False),
+    type=PathType(exists=True, file_okay=False),
     help="The old CA that this one replaces; the managers then trust both.",
 )
 def init(directory: str, trust_domain: str | None, replaces: str | None) -> None:
@@ -160,6 +161,7 @@ def issue(
         require_replaceable(each)
     if drop_previous_ca:
         authority.drop_previous()
+    was_known = managers.keys() <= authority.managers().keys()
     joins = authority.issue(managers, forget=forget)
     for join in joins:
         join.write(files[join.node_id])
@@ -180,7 +182,7 @@ def issue(
     names = ("node_id", "address", "file", "serial", "not_after")
     columns = ("id", "address", "join file", Column("serial", wide=True), "expires")
     print_table(columns, [_shown(row, names) for row in rows], wide=wants_wide())
-    _say_next(joins[0].node_id, files[joins[0].node_id], is_alone=list(joins[0].members) == [joins[0].node_id])
+    _say_next(joins, files, was_known=was_known)
 
 
 def _require_outside(file: str, ca: str) -> None:
@@ -214,11 +216,20 @@ def _managers_wanted(wanted: Sequence[tuple[str, str | None]], address: str | No
     return managers
 
 
-def _say_next(node_id: str, file: str, *, is_alone: bool) -> None:
-    click.echo(
-        f"next: copy each file to its manager's host, and type there: warren-raft serve --join {file} --data-dir DIR"
-    )
-    if is_alone:
+def _say_next(joins: Sequence[JoinFile], files: Mapping[str, str], *, was_known: bool) -> None:
+    """`was_known`: the CA knew all these managers before, so most probably they run and get newer certificates."""
+    node_id = joins[0].node_id
+    file = files[node_id]
+    copy = f"copy {file} to the host of {node_id}" if len(joins) == 1 else "copy each file to its manager's host"
+    serve = f"warren-raft serve --join {file} --data-dir DIR"
+    if was_known:
+        click.echo(
+            f"next: {copy}, and type there: warren-raft cert renew {file} --data-dir DIR (a new or removed {node_id}: "
+            f"{serve}, on an empty directory)"
+        )
+        return
+    click.echo(f"next: {copy}, and type there: {serve}")
+    if list(joins[0].members) == [node_id]:
         click.echo(
             f"{node_id} is the only manager that this CA knows: it waits until the leader of a cluster adds it. For a "
             "new cluster name all managers in one command; for a cluster of one add --bootstrap to serve",
@@ -230,7 +241,7 @@ def _say_next(node_id: str, file: str, *, is_alone: bool) -> None:
 
 
 @cert.command("renew")
-@click.argument("file", required=False, metavar="[FILE.join]", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", required=False, metavar="[FILE.join]", type=PathType(exists=True, dir_okay=False))
 @click.option("--ca", "ca", metavar="DIR", help="Issue the certificate with this CA, instead of a join file.")
 def renew(file: str | None, ca: str | None) -> None:
     """Give a manager a newer certificate, whether or not it runs.
@@ -290,6 +301,7 @@ def _renewed(directory: str, present: Mapping[str, Any], file: str | None, ca: s
         theirs = _manager(join.files.certificate, join.files.ca, file)["trust_domain"]
         require_trust_domain(theirs, trust_domain, source=file, data_dir=directory, node_id=node_id)
         require_members(join, file)
+        _compare_address(join, file, directory)
         return join.files
     if ca is not None:
         theirs = Authority(ca).trust_domain
@@ -301,6 +313,25 @@ def _renewed(directory: str, present: Mapping[str, Any], file: str | None, ca: s
             f"{node_id}.join here, and name it; or name the CA with --ca DIR"
         )
     return local_certificates.issue(node_id)
+
+
+def _compare_address(join: JoinFile, file: str, directory: str) -> None:
+    """One line on stderr if the manager has another address than in its join file: the CA has not heard of a move."""
+    from warren_raft.admin.client import NotRunning
+    from warren_raft.data_dir import remembered
+
+    try:
+        listed = {member["id"]: member["address"] for member in manager().status()["members"]}
+        address, source = listed.get(join.node_id), "the member list has"
+    except NotRunning:
+        last = remembered.read(directory)
+        address, source = last and last.listen, "at its last start it had"
+    if address and address != join.address:
+        click.echo(
+            f"warren-raft: {file} has the address {join.address} for {join.node_id}, and {source} {address}; if "
+            f"{address} is correct, tell the CA: warren-raft cert issue {join.node_id}={address} --ca DIR",
+            err=True,
+        )
 
 
 def _wait_in_use(serial: str) -> bool:
@@ -328,7 +359,7 @@ def _wait_in_use(serial: str) -> bool:
 
 
 @cert.command("show")
-@click.argument("path", required=False, metavar="[PATH]", type=click.Path(exists=True))
+@click.argument("path", required=False, metavar="[PATH]", type=PathType(exists=True))
 def show(path: str | None) -> None:
     """Show a certificate: its manager, its validity, and the CAs that the manager trusts.
 

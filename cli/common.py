@@ -386,6 +386,33 @@ class WordsType(click.ParamType):  # type: ignore[type-arg]  # generic for type 
         return words
 
 
+class PathType(click.Path):
+    """click.Path, with the sentences of this package."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            text = self._problem(os.fspath(value))
+            if text is None:
+                raise
+            raise click.UsageError(text, ctx) from None
+
+    def _problem(self, path: str) -> str | None:
+        """None: another one than the kind of file."""
+        if not path:
+            return None
+        try:
+            os.stat(path)
+        except OSError as error:
+            if error.errno == errno.ENOENT and not self.file_okay:
+                return f"there is no directory {path}"
+            return sentence(error)
+        if os.path.isdir(path):
+            return None if self.dir_okay else f"{path} is a directory: name a file"
+        return None if self.file_okay else f"{path} is a file: name a directory"
+
+
 class InputType(click.File):
     """A file to read as bytes; - is stdin."""
 

@@ -22,7 +22,7 @@ from warren_raft.errors import WarrenError
 from warren_raft.manager.self_report import versions
 
 from . import doctor_sections as sections
-from .common import BadFile, WarrenCommand, data_dir, manager, print_json, require_stdout, wants_json
+from .common import BadFile, PathType, WarrenCommand, data_dir, manager, print_json, require_stdout, wants_json
 from .explain import duration
 from .os_errors import sentence
 from .readings import histograms_in, quantile_of
@@ -40,7 +40,7 @@ QUANTILES: Final = (0.5, 0.99, 1.0)
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(exists=True, dir_okay=False),
+    type=PathType(exists=True, dir_okay=False),
     metavar="FILE",
     help="The file of settings of the manager: the report shows which setting comes from where.",
 )

@@ -5,8 +5,12 @@ Not here: whether a change is safe, which the manager decides. Invariant: each c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
+from warren_raft.certificates.identity import LOCAL_TRUST_DOMAIN
 from warren_raft.raft.way_back import way_back
 
 from .common import MemberType, NodeIdType, WarrenGroup, manager, print_json, timeout_option, wants_json, wants_wide
@@ -68,12 +72,14 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
     \b
     Example: warren-raft members update m3=127.0.0.1:8948 --data-dir data/m1
     """
-    member_id, address = member
-    warning = manager().update_member(member_id, address, timeout=timeout)
+    asked, (member_id, address) = manager(), member
+    warning = asked.update_member(member_id, address, timeout=timeout)
     if wants_json():
         print_json({"done": f"moved {member_id} to {address}", "warning": warning or None})
         return
     click.echo(f"moved {member_id} to {address}")
+    if _has_ca(asked.status()):
+        click.echo(f"next: tell the cluster's CA too: warren-raft cert issue {member_id}={address} --ca DIR")
     if warning:
         click.echo(f"warren-raft: {one_line(warning)}", err=True)
 
@@ -99,6 +105,14 @@ def remove(member_id: str, timeout: float | None) -> None:
         address = next(member["address"] for member in before["members"] if member["id"] == member_id)
         trust_domain = before["certificate"]["trust_domain"] if before["certificate"] else ""
         click.echo(f"to add {member_id} again: {way_back(member_id, address, trust_domain, is_removed=True)}")
+        if _has_ca(before):
+            click.echo(f"if {member_id} does not come back: warren-raft cert issue ID --forget {member_id} --ca DIR")
+
+
+def _has_ca(status: Mapping[str, Any]) -> bool:
+    """Whether an operator's CA knows the addresses of the members."""
+    certificate = status["certificate"]
+    return certificate is not None and certificate["trust_domain"] != LOCAL_TRUST_DOMAIN
 
 
 @click.group("leader", cls=WarrenGroup)

@@ -28,6 +28,7 @@ from .common import (
     SETTING_OPTIONS,
     DurationType,
     MemberType,
+    PathType,
     WholeNumberType,
     WordsType,
     is_data_dir_typed,
@@ -116,7 +117,7 @@ _OPTIONS: Final = (
     click.option(
         "--config",
         "config_file",
-        type=click.Path(exists=True, dir_okay=False),
+        type=PathType(exists=True, dir_okay=False),
         metavar="FILE",
         help="Settings in TOML, under the names of warren_raft.Config. Options override them.",
     ),

@@ -72,6 +72,45 @@ def test_one_manager_alone_is_told_that_it_will_wait(warren: Command, ca: Path) 
     assert "name all managers in one command; for a cluster of one add --bootstrap" in ran.err
 
 
+def test_the_next_step_of_a_rotation_is_another_than_that_of_a_new_manager(warren: Command, ca: Path) -> None:
+    """(Pins a fault: it was `serve` on an empty directory for a manager that runs.)"""
+    ran = warren("cert", "issue", "m1=h:1", "--ca", ca)
+    serve = "warren-raft serve --join m1.join --data-dir DIR"
+    assert f"next: copy m1.join to the host of m1, and type there: {serve}\n" in ran.text
+    ran = warren("cert", "issue", "m1", "--ca", ca)
+    assert ran.text.endswith(
+        "next: copy m1.join to the host of m1, and type there: warren-raft cert renew m1.join --data-dir DIR (a new or "
+        f"removed m1: {serve}, on an empty directory)\n"
+    )
+    assert ran.err == ""
+    assert f"next: copy each file to its manager's host, and type there: {serve}" in (
+        warren("cert", "issue", "m1", "m2=h:2", "--ca", ca).text
+    )
+
+
+def test_a_move_and_a_removal_name_the_ca(
+    warren: Command, ca: Path, start_manager: StartManager, tmp_path: Path
+) -> None:
+    """(Pins a fault: the CA kept the old address, and a removed manager, in every later join file.)"""
+    addresses = free_addresses(3)
+    warren("cert", "issue", f"m1={addresses[0]}", "--ca", ca)
+    start_manager(tmp_path / "m1", "", {}, "--join", "m1.join", "--bootstrap").wait_ready()
+    warren("cert", "issue", f"m2={addresses[1]}", "--ca", ca)
+    second = start_manager(tmp_path / "m2", "", {}, "--join", "m2.join")
+    second.wait_ready()
+    moved = warren("members", "update", f"m2={addresses[2]}", "--data-dir", "m1")
+    next_ = f"warren-raft cert issue m2={addresses[2]} --ca DIR"
+    assert moved.text == f"moved m2 to {addresses[2]}\nnext: tell the cluster's CA too: {next_}\n"
+    warren("cert", "issue", "m2", "--ca", ca)
+    says = f"m2.join has the address {addresses[1]} for m2, and the member list has {addresses[2]}"
+    renewed = warren("cert", "renew", "m2.join", "--data-dir", "m2")
+    assert (renewed.code, says in renewed.err, next_ in renewed.err) == (0, True, True)
+    warren("cert", "issue", f"m2={addresses[2]}", "--ca", ca)
+    assert warren("cert", "renew", "m2.join", "--data-dir", "m2").err == ""
+    removed = warren("members", "remove", "m2", "--data-dir", "m1")
+    assert removed.text.endswith("if m2 does not come back: warren-raft cert issue ID --forget m2 --ca DIR\n")
+
+
 def test_a_new_ca_takes_over_from_the_old_one(warren: Command, ca: Path) -> None:
     warren("cert", "issue", *(f"{id_}={address}" for id_, address in THREE.items()), "--ca", ca)
     warren("cert", "init", "ca2", "--replaces", ca)
@@ -199,7 +238,10 @@ def test_an_address_that_no_manager_can_have_is_named_with_its_file(
         (("issue", "--ca", "ca"), 2, "Missing argument"),
         (("show",), 2, "no manager was named"),
         (("show", "--data-dir", "."), 4, "start the manager with `warren-raft serve --join FILE.join`"),
-        (("show", "nothing"), 2, "does not exist"),
+        (("show", "nothing"), 2, "warren-raft: there is no file nothing"),
+        (("renew", "ca"), 2, "warren-raft: ca is a directory: name a file"),
+        (("init", "ca/ca.pem"), 2, "warren-raft: ca/ca.pem is a file: name a directory"),
+        (("init", "ca2", "--replaces", "no"), 2, "warren-raft: there is no directory no"),
         (("show", "ca/authority.json"), 1, "is not a join file"),
         (("show", "ca/ca.key"), 1, "ca/ca.key holds a private key, not a certificate"),
         (("show", "/etc/passwd"), 1, "/etc/passwd holds no certificate in PEM"),

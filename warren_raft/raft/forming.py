@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from warren_raft.certificates.identity import LOCAL_TRUST_DOMAIN
 from warren_raft.raft.context import Context
 from warren_raft.raft.core import Core
 from warren_raft.raft.membership import Founding, Hello, Member
@@ -101,11 +102,17 @@ class Forming:
     def _waiting_for(self, missing: list[str], unsure: list[str]) -> str:
         if not missing:
             return f"the cluster is not formed: {', '.join(unsure)} did not meet all initial members" if unsure else ""
-        return f"the cluster is not formed yet: {self._node_id} waits for {', '.join(missing)}" + (
+        text = f"the cluster is not formed yet: {self._node_id} waits for {', '.join(missing)}" + (
             f", to be restored from the same file with the same members ({', '.join(sorted(self._roster.configured))})"
             if self._roster.origin
             else ""
         )
+        if self._roster.trust_domain in ("", LOCAL_TRUST_DOMAIN):
+            return text
+        # The members are those of join files, and a CA keeps a manager in them until it is told to forget it.
+        id_ = missing[0] if len(missing) == 1 else "ID"
+        which = id_ if len(missing) == 1 else "one of them"
+        return f"{text}; if {which} was removed: issue the join files with --forget {id_}"
 
     # Declarations --------------------------------------------------------------------------------------------------
 

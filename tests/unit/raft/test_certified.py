@@ -54,6 +54,17 @@ def formed() -> Cluster:
     return cluster
 
 
+def test_a_cluster_of_join_files_that_does_not_form_names_forget() -> None:
+    """(Pins a fault: the CA puts a removed manager into each later join file, and a new cluster waited for it.)"""
+    cluster = Cluster(start=False, trust_domain="home")
+    m1 = cluster.start("m1").engine
+    cluster.run(1)
+    assert m1.waits.endswith("waits for m2, m3; if one of them was removed: issue the join files with --forget ID")
+    cluster.start("m2")
+    cluster.run(2)
+    assert m1.waits.endswith("waits for m3; if m3 was removed: issue the join files with --forget m3")
+
+
 def membership(cluster: Cluster) -> Membership:
     found = cluster.wait_leader().engine.membership
     assert found is not None
