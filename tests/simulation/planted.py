@@ -132,8 +132,15 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(Roster, "may_vote", "self.membership is not None or self.founding is not None", "True"),
         Change(Roster, "is_voter", " and me.incarnation == self._log.incarnation", ""),
         Change(Roster, "standing", "member.incarnation == link.hello.incarnation", "True"),
-        Change(membership, "_judge_as_member", "return _unknown_directory(theirs.node_id)", "return None"),
-        Change(membership, "_judge_before_cluster", "return _unknown_directory(hello.node_id)", "pass"),
+        Change(
+            membership,
+            "_judge_as_member",
+            "return _unknown_directory(theirs, known.address, trust_domain)",
+            "return None",
+        ),
+        Change(
+            membership, "_judge_before_cluster", "return _unknown_directory(hello, hello.address, trust_domain)", "pass"
+        ),
     ),
     # Hole 2c: a message of an old connection is taken for one of the present connection.
     "hears-dead-links": (Change(Dispatch, "receive", "link is None or link.number != number", "link is None"),),
