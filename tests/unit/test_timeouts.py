@@ -127,7 +127,15 @@ def test_nothing_that_is_asked_to_wait_overflows() -> None:
 
 def test_backups_go_on_with_an_interval_longer_than_a_thread_can_wait(tmp_path: Path) -> None:
     """`stop.wait(1e10)` is an OverflowError: it ended the thread for backups, and no alarm said so."""
-    backups = Backups(tmp_path, every_seconds=1e10, keep=1, position=lambda: None, take=lambda _path: {})
+    backups = Backups(
+        tmp_path,
+        every_seconds=1e10,
+        keep=1,
+        limit_seconds=1e10,
+        position=lambda: None,
+        leads=lambda: False,
+        take=lambda _path: {},
+    )
     looked = threading.Event()
     backups.look = lambda: (looked.set(), 1e10)[1]  # type: ignore[method-assign]
     stop = threading.Event()
