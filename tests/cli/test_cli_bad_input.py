@@ -462,7 +462,7 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
         (("--node-id", "m1", "--listen", "192.0.2.1:1", "--member", "m1=192.0.2.1:1"), 4, "cert issue m1=192.0.2.1:1"),
         ((*M1, "--backup-every", "1h"), 2, "--backup-every needs --backup-dir"),
         ((*M1, "--backup-keep", "7"), 2, "warren-raft: --backup-keep: needs backup_dir"),
-        (("--config", "/no/such/file.toml"), 2, "/no/such/file.toml"),
+        (("--config", "/no/such/file.toml"), 2, "there is no directory /no/such: correct the name"),
     ],
 )
 def test_a_manager_with_wrong_settings_does_not_start(

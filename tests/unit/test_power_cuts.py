@@ -212,6 +212,8 @@ def test_a_backup_goes_only_when_a_newer_one_is_on_disk(database: Database, tmp_
             root,
             every_seconds=1.0,
             keep=1,
+            limit_seconds=60.0,
+            leads=lambda: True,
             position=lambda: Position(machine.cluster_id, machine.revision, machine.digest.hex()),
             take=lambda path: snapshot_of(database, Path(path), files=files),
             now=lambda: now,
