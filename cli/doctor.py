@@ -61,7 +61,7 @@ def doctor(file: str | None, config_file: str | None) -> None:
     if not os.path.isdir(directory):
         raise BadFile(f"there is no directory {directory}: name a manager's data directory with --data-dir")
     report = collected(directory, config_file)
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(report, indent=2, ensure_ascii=True) + "\n"
     if file == "-":
         require_stdout()
         click.echo(text, nl=False)

@@ -131,8 +131,8 @@ class Config:
     """The time between two backups: seconds above 0. No backup is made while nothing changes. Default 3600: at most the
     writes of an hour are missing in the newest backup."""
     backup_keep: int = 24
-    """How many of the newest backups of this cluster are kept: 1 to 100,000. No other file is ever removed. Default 24:
-    those of a day."""
+    """How many of the newest backups of this cluster are kept: 1 to 100,000. No other file is removed, but those
+    of the continuous backup that no kept backup needs. Default 24: those of a day."""
     backup_continuous: bool = False
     """Also write every committed entry to the backup directory, about a second after its commit, so that
     `snapshot restore --to-revision` brings back any revision since the oldest backup. The entries are removed with the

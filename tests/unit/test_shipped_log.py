@@ -140,11 +140,18 @@ def test_the_last_one_is_the_newest_mark(world: World) -> None:
     assert made.old == world.old
 
 
-def test_without_files_the_last_one_is_the_snapshot_itself(world: World) -> None:
-    made, found = world.restored("last")
-    assert found == world.nodes[world.old.revision]
-    assert made.replayed is not None
-    assert (made.replayed.files, made.replayed.revision) == ((), world.old.revision)
+def test_the_last_one_is_refused_if_no_files_were_copied(world: World) -> None:
+    with pytest.raises(RefusedForSafety, match="copy them too, or leave --to-revision out"):
+        world.restored("last")
+
+
+def test_the_last_one_is_refused_if_a_later_backup_is_there(world: World) -> None:
+    fill(world)
+    world.ship(0, 2)
+    later = world.directory / f"warren-20300101T000000Z-{world.marks[-1].index:016d}.mdb"
+    snapshot_of(world.machine.database, later)
+    with pytest.raises(RefusedForSafety, match="is a later backup, of index"):
+        world.restored("last")
 
 
 def test_files_of_two_leaders_may_overlap(world: World) -> None:

@@ -99,8 +99,8 @@ class Shipping:
                 self._ship()
                 self._alarms.clear_alarm(FAILED, self._directory)
             if newest[1] != self._begun_behind:
-                self._remove_old()
                 self._begun_behind = newest[1]
+                self._remove_old()
         except (WarrenError, OSError) as error:
             self._fails(error)
         except Exception as error:  # noqa: BLE001 - an error in this program must be seen, but must not end all writing
@@ -161,7 +161,7 @@ class Shipping:
         """Where a file of this cluster ends, which is read once; None: it is of another cluster, or damaged."""
         found = self._ends.get(name)
         if found is None:
-            with suppress(SnapshotInvalid):  # a restore names it
+            with suppress(SnapshotInvalid, OSError):  # a restore names it
                 contents = Contents(os.path.join(self._directory, name))
                 if contents.header.cluster_id == cluster_id and not contents.problem:
                     before = contents.header.first_index - 1

@@ -20,7 +20,8 @@ from warren_raft.raft.log.contents import Entry
 from warren_raft.raft.membership import Change, apply_change
 from warren_raft.raft.state_machine import apply_membership, membership_of
 from warren_raft.recovery.shipped_log import Contents, Group, Mark, first_index_in, names_in
-from warren_raft.snapshots.file import SnapshotInfo
+from warren_raft.snapshots.backups import backup_index_in
+from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 
 LAST: Final = "last"
 PROBLEMS_SHOWN: Final = 3
@@ -86,6 +87,11 @@ class Plan:
                         break
             except InvariantViolation as error:
                 raise SnapshotInvalid(path, f"has an entry that cannot be replayed: {error}") from error
+        expected = self.end.revision if self.wanted is None else self.wanted
+        if machine.revision != expected:  # the files are read twice
+            raise SnapshotInvalid(
+                self.paths[-1], f"has changed meanwhile: it leads to revision {machine.revision}, not {expected}"
+            )
         self.reached = replace(self.end, revision=machine.revision, index=self._stopped_at)
 
     def _replay_group(self, machine: StateMachine, path: str, group: Group) -> None:
@@ -180,7 +186,34 @@ def plan(file: str, old: SnapshotInfo, to_revision: ToRevision) -> Plan:
             f"{file} and the files beside it lead to {reached}{why}. To restore what is before that, add --to-revision "
             f"{found.end.revision}"
         )
+    if wanted is None:
+        _require_nothing_newer(file, old, found.end.index)
     return found
+
+
+def _require_nothing_newer(file: str, old: SnapshotInfo, reached: int) -> None:
+    """Raises RefusedForSafety if the last revision of the directory is known to be later, or if no entries are there:
+    somebody who asks for the last revision has perhaps copied the snapshot alone."""
+    directory = os.path.dirname(file)
+    names = os.listdir(directory or ".")
+    if not names_in(names):
+        raise RefusedForSafety(
+            f"no file of a continuous backup (warren-*.log) is beside {file}: copy them too, or leave --to-revision out"
+        )
+    for name in names:
+        index = backup_index_in(name)
+        if index is None or index <= reached:
+            continue
+        path = os.path.join(directory, name)
+        try:
+            newer = read_manifest(path)
+        except SnapshotInvalid:
+            continue
+        if newer.cluster_id == old.cluster_id and newer.index > reached:
+            raise RefusedForSafety(
+                f"{file} and the files beside it lead to index {reached}, and {path} is a later backup, of index "
+                f"{newer.index}: restore that one"
+            )
 
 
 def _end_in(contents: Contents, wanted: int | None) -> Mark:

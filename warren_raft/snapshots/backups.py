@@ -42,6 +42,12 @@ _NAME: Final = re.compile(r"warren-\d{8}T\d{6}Z-(\d{16,20})\.mdb\Z")
 _PART: Final = re.compile(r"warren-\d{8}T\d{6}Z\.part(\.[0-9a-f]{8}\.part)?\Z")
 
 
+def backup_index_in(name: str) -> int | None:
+    """The index of the log in the name of a backup; None: it is another file."""
+    match = _NAME.match(name)
+    return None if match is None else int(match[1])
+
+
 class Backups:
     """`run` belongs to one thread, `watch` to another one. The alarm "backup-failed" lasts while the last attempt
     failed, or the next one would fail. The alarm "backup-order" lasts while the file that sorts last is not the newest
