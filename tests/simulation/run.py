@@ -142,12 +142,15 @@ def _raiser(failure: Exception) -> str:
 def _converge(world: World, workload: Workload, nemesis: Nemesis) -> None:
     """Let callers go on until writes after the last fault are acknowledged; then let all be quiet."""
     before = workload.acknowledged
+    late = world.network.latest_arrival
+    """A slow message from before the calm, which the later ones of its link wait for."""
     deadline = world.now + LIVENESS_SECONDS
     if not world.run_until(deadline, lambda: workload.acknowledged > before + 3):
         raise Failure(
             f"no write is acknowledged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}"
         )
     workload.ended = True
+    deadline = max(deadline, late + LIVENESS_SECONDS)
     if not world.run_until(deadline, lambda: not nemesis.operators.busy and _converged(world)):
         raise Failure(
             f"not converged within {LIVENESS_SECONDS:g} s after the last fault; "
