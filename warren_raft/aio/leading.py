@@ -6,6 +6,7 @@ coroutines.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Never
 
 from warren_raft.aio.waiting import wait_for, waited
 from warren_raft.aio.writing import AsyncWriter, carried_out
-from warren_raft.errors import Closed, Unavailable
+from warren_raft.errors import Closed, StorageFull, Unavailable
 from warren_raft.leadership.lead import Lead, Leading, Standing
 from warren_raft.leadership.loops import CLOSING_SECONDS, Attempts, is_all_of
 from warren_raft.support import timeouts
@@ -69,7 +70,7 @@ class AsyncLeading(AbstractAsyncContextManager[AsyncLead]):
                 return AsyncLead(leading.begun(term))
             try:
                 await carried_out(leading.store, (), leading.seconds_left)
-            except Unavailable:
+            except (Unavailable, StorageFull):
                 await wait_for(leading.standing.bell, *leading.pause(term))
             else:
                 if leading.still_leads(term):
@@ -88,9 +89,14 @@ async def run_each_lead(wait: Callable[[], Leading], function: AsyncLeadFunction
         standing = leading.standing
         async with AsyncLeading(leading) as lead:
             attempts.begin(lead.term)
-            failed: Exception | None = None
+            failed: BaseException | None = None
             try:
                 await function(lead)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                failed = error  # of something else that the function waited for
             except Exception as error:  # noqa: BLE001  it is told below, when the lead is over
                 failed = error
             else:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from warren_raft.errors import Misuse, Unavailable, WarrenError
+from warren_raft.errors import Misuse, StorageFull, Unavailable, WarrenError
 from warren_raft.store.command import Operation
 from warren_raft.store.fence import Fence
 from warren_raft.store.tables import Kind
@@ -31,6 +31,9 @@ UNKNOWN_END: Final = "the end of one of its writes is not known, and the next le
 HAS_ENDED: Final = "its block or its function has ended"
 UNSUBSCRIBED: Final = "its function was unsubscribed"
 
+EMPTY_SECONDS_MIN: Final = 1.0
+EMPTY_SECONDS_MAX: Final = 5.0
+"""The time of one attempt of the empty command."""
 AGAIN_SECONDS: Final = 0.1
 """The pause before an empty command that was not taken is sent again."""
 
@@ -283,7 +286,7 @@ class Leading(AbstractContextManager[Lead]):
                 return self.begun(term)
             try:
                 self.store._execute((), self.seconds_left)
-            except Unavailable:
+            except (Unavailable, StorageFull):
                 self.standing.bell.wait_for(*self.pause(term))
             else:
                 if self.still_leads(term):
@@ -304,8 +307,9 @@ class Leading(AbstractContextManager[Lead]):
 
     @property
     def seconds_left(self) -> float:
-        """For the empty command."""
-        return max(0.0, self._deadline - time.monotonic())
+        """For the empty command. Never so few that it cannot be carried out, and never so many that a loop that was
+        unsubscribed hangs in it."""
+        return min(max(EMPTY_SECONDS_MIN, self._deadline - time.monotonic()), EMPTY_SECONDS_MAX)
 
     def still_leads(self, term: int) -> bool:
         """After the empty command."""
@@ -314,7 +318,7 @@ class Leading(AbstractContextManager[Lead]):
     def pause(self, term: int) -> tuple[Callable[[], bool], float]:
         """The condition and the deadline of the pause after an empty command that was not carried out. Raises
         Unavailable if no time is left."""
-        if self.seconds_left == 0:
+        if time.monotonic() >= self._deadline:
             raise self._late()
         return lambda: not self.still_leads(term), min(time.monotonic() + AGAIN_SECONDS, self._deadline)
 

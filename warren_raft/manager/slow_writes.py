@@ -322,7 +322,7 @@ class SlowWrites:
                 self.durations["wake"].note(found.wake)
             if found.total >= self.slow_seconds > found.seconds:
                 self._keep_slow(found)
-        elif now - write.begun >= self.slow_seconds > write.ended_at - write.begun:
+        elif write.ended_at and now - write.begun >= self.slow_seconds > write.ended_at - write.begun:
             self._keep_late(_made(write, write.ended_at, None), now - write.ended_at)
 
     def _keep_late(self, found: SlowWrite, wake: float) -> None:
