@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -260,6 +260,21 @@ def test_a_write_that_is_interrupted_ends_its_lead() -> None:
     sent.outcomes = [Interrupt()]
     with pytest.raises(Interrupt):
         write(lead)
+    assert lead.is_over
+
+
+@pytest.mark.parametrize("way", ["_start", "_begin"])
+def test_a_write_that_is_interrupted_before_its_future_is_known_ends_its_lead(way: str) -> None:
+    """It may be on its way. (Pins a fault: the lead went on, and its function could make the same thing twice.)"""
+    sent = Sent()
+    lead = Lead(sent, Here(term_now=5), 5)
+
+    def interrupted(*_arguments: Any, **_more: Any) -> Any:
+        raise Interrupt
+
+    setattr(sent, way, interrupted)
+    with pytest.raises(Interrupt):
+        getattr(lead, way)((), 1.0, *([cast(Landing, None)] if way == "_begin" else []))
     assert lead.is_over
 
 

@@ -154,7 +154,11 @@ class Lead(Writer):
         """The future that is returned gets its result after `_note`: a pass that waits for it must not find a lead that
         is still in force."""
         self._require()
-        started = self._store._start(operations, timeout, request_key=request_key, fence=self._fence)
+        try:
+            started = self._store._start(operations, timeout, request_key=request_key, fence=self._fence)
+        except BaseException as error:  # interrupted, the write may be on its way
+            self._note(error)
+            raise
         noted: Future[int] = Future()
         noted.set_running_or_notify_cancel()
         started.add_done_callback(partial(self._pass_on, noted))
@@ -178,7 +182,11 @@ class Lead(Writer):
         fence: Fence | None = None,
     ) -> Begun[int]:
         self._require()
-        begun = self._store._begin(operations, timeout, landing, request_key=request_key, fence=self._fence)
+        try:
+            begun = self._store._begin(operations, timeout, landing, request_key=request_key, fence=self._fence)
+        except BaseException as error:  # as in _start
+            self._note(error)
+            raise
         return _Noted(begun, self)
 
     def _latest_revision(self) -> int:
