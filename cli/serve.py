@@ -115,7 +115,10 @@ def _failure_kept(directory: str | os.PathLike[str] | None, node_id: str | None)
 def _keep_failure(directory: str, node_id: str | None, error: Exception) -> None:
     from warren_raft.data_dir.description import owner_of
     from warren_raft.raft.refusals import Removed
+    from warren_raft.store.ownership import DirectoryLock
 
+    if DirectoryLock.is_held(directory):
+        return  # a manager runs there, and this one was refused before it could find that out
     owner, incarnation = owner_of(directory)
     if owner and node_id not in (None, owner):
         return  # it is the directory of another manager

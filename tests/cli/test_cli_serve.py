@@ -22,7 +22,10 @@ from cli_support import EXIT_SECONDS, READY_SECONDS, Command, ManagerProcess, St
 
 import warren_raft as wr
 from tests.busy_machine import in_time
+from warren_raft.disk import last_failure
+from warren_raft.errors import RefusedForSafety
 from warren_raft.raft.way_back import way_back
+from warren_raft_cli import serve
 from warren_raft_cli.common import DurationType
 from warren_raft_cli.serve import KeyValueFormatter
 
@@ -507,3 +510,15 @@ def test_config_show_has_what_the_last_start_left(warren: Command, start_manager
     shown = warren("config", "show", "--data-dir", tmp_path / "m1", "-o", "json").json
     assert shown["listen"] == {"value": address, "from": f"{tmp_path / 'm1'} (its last start)"}
     assert shown["data_dir"]["from"] == "--data-dir"
+
+
+def test_a_start_beside_a_running_manager_leaves_no_failure_in_its_directory(
+    start_manager: StartManager, tmp_path: Path
+) -> None:
+    """(Pins a fault: as root, `serve` was refused for the owner of the files, before it could find the manager.)"""
+    (address,) = free_addresses(1)
+    process = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    process.wait_ready()
+    serve._keep_failure(os.fspath(tmp_path / "m1"), "m1", RefusedForSafety("its files belong to user warren"))
+    assert not (tmp_path / "m1" / last_failure.FILE_NAME).exists()
+    assert process.stop() == 0
