@@ -95,7 +95,10 @@ class Backups:
         self.wanted = False
         """Any thread may set it: a backup is due now."""
         self.oldest_index: int | None = None
-        """The index of the oldest backup of this cluster that is kept; None: not known."""
+        """The index of the oldest backup of this cluster that is kept; None: not known. A file that could not be read
+        just now may be older than those that could."""
+        self._oldest_unread: int | None = None
+        """The lowest index in the names of the files that the disk did not give in the last look."""
         self.freshness: Final = Freshness(self.directory, limit_seconds=limit_seconds, alarms=self._alarms, now=now)
 
     @property
@@ -185,7 +188,7 @@ class Backups:
         self.newest = next((backup for backup in backups if backup[1].revision <= position.revision), None)
         newest = None if self.newest is None else self.newest[1]
         self.freshness.note(newest)
-        self.oldest_index = backups[-1][1].index if backups else None
+        self.oldest_index = self._oldest(backups)
         if newest is not None and not self.wanted:
             age = (now - newest.created_at).total_seconds()
             if 0 <= age < self._every:
@@ -196,7 +199,7 @@ class Backups:
         saved, cluster_id = self._back_up(now)
         self.wanted = False
         kept = self._prune(self._backups(cluster_id), saved)
-        self.oldest_index = kept[-1][1].index
+        self.oldest_index = self._oldest(kept)
         self._compare_names(kept)
         return self._every
 
@@ -217,9 +220,15 @@ class Backups:
                     return manifest
         return None
 
+    def _oldest(self, backups: list[tuple[str, SnapshotInfo]]) -> int | None:
+        indexes = [backup[1].index for backup in backups[-1:]]
+        if self._oldest_unread is not None:
+            indexes.append(self._oldest_unread)
+        return min(indexes, default=None)
+
     def _backups(self, cluster_id: str | None) -> list[tuple[str, SnapshotInfo]]:
         """The backups of this cluster, the newest first: the one that covers the most of the log."""
-        found = []
+        found, unread = [], []
         for name in self._files.list_directory(self.directory):
             if _NAME.match(name):
                 path = os.path.join(self.directory, name)
@@ -227,9 +236,12 @@ class Backups:
                     manifest = read_manifest(path)
                 except (WarrenError, OSError) as error:
                     log_event(logger, logging.WARNING, "file not counted as a backup", error, path=path)
+                    if isinstance(error, OSError):
+                        unread.append(backup_index_in(name) or 0)
                     continue
                 if manifest.cluster_id == cluster_id:
                     found.append((path, manifest))
+        self._oldest_unread = min(unread, default=None)
         return sorted(found, key=_age)
 
     def _compare_names(self, backups: list[tuple[str, SnapshotInfo]]) -> None:

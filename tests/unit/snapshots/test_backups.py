@@ -17,6 +17,7 @@ from tests.snapshot_support import add_node, small_state
 from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, StorageFull
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.snapshots import backups as module
 from warren_raft.snapshots.backups import (
     POLL_SECONDS,
     RETRY_SECONDS,
@@ -488,3 +489,24 @@ def test_the_thread_ends_when_it_is_told_to(world: World) -> None:
     thread.join(30)
     assert not thread.is_alive()
     assert looked == [1]
+
+
+def test_a_backup_that_could_not_be_read_just_now_still_needs_its_entries(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a fault: the continuous backup removed the entries behind a file that a network disk did not give once.)"""
+    backups = world.backups()
+    backups.look()
+    (oldest,) = world.names()
+    world.change()
+    world.now += timedelta(hours=1)
+
+    def read(path: str) -> SnapshotInfo:
+        if os.path.basename(path) == oldest:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read_manifest(path)
+
+    monkeypatch.setattr(module, "read_manifest", read)
+    backups.look()
+    assert len(world.names()) == 2
+    assert backups.oldest_index == module.backup_index_in(oldest)
