@@ -19,10 +19,10 @@ class Rig:
         self.alarms = Alarms("m1")
         self.slow_disk = SlowDisk("data", self.syncs, lambda: self.syncing_since, self.alarms, now=lambda: self.now)
 
-    def second(self, *took: float) -> bool:
+    def second(self, *took: float, later: float = 1.0) -> bool:
         for seconds in took:
             self.syncs.note(seconds)
-        self.now += 1.0
+        self.now += later
         self.slow_disk.look()
         return self.alarms.is_raised("disk-slow")
 
@@ -62,3 +62,10 @@ def test_a_sync_that_does_not_end_raises_the_alarm(rig: Rig) -> None:
     assert "a sync of the log began 6 s ago and has not ended" in rig.alarms.active[0].text
     rig.syncing_since = None
     assert not rig.second(6.0)
+
+
+def test_a_process_that_was_suspended_in_a_sync_blames_no_disk(rig: Rig) -> None:
+    rig.syncing_since = rig.now
+    assert not rig.second(later=60.0)
+    rig.syncing_since = None
+    assert not rig.second(60.0)

@@ -23,6 +23,8 @@ SLOW_SYNCS: Final = 3
 """The fewest slow syncs for an alarm. At least half of all syncs must be slow, too."""
 HANGS_SECONDS: Final = 5.0
 """A sync that lasts longer raises the alarm by itself."""
+LOOK_SECONDS_MAX: Final = 2.0
+"""Looks come once a second. More time than this between two of them was not a disk's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,17 @@ class SlowDisk:
         self._alarms = alarms
         self._now = now
         self._seen: deque[_Counts] = deque([self._counts()])
+        self._lasting: tuple[float | None, float] = (None, 0.0)
+        """The beginning of the sync that was running at the last look, and how long it has been seen to run. Time in
+        which this process was suspended does not count."""
 
     def look(self) -> None:
         """Raise or clear the alarm. To be called about once a second."""
-        newest = self._counts()
+        before, newest = self._seen[-1].at, self._counts()
         self._seen.append(newest)
         while len(self._seen) > 1 and self._seen[1].at <= newest.at - WINDOW_SECONDS:
             self._seen.popleft()
-        fault = self._hanging(newest.at) or self._slow(self._seen[0], newest)
+        fault = self._hanging(before, newest.at) or self._slow(self._seen[0], newest)
         if not fault:
             self._alarms.clear_alarm("disk-slow")
             return
@@ -74,11 +79,13 @@ class SlowDisk:
         slow = fewer[-1] - fewer[self._syncs.bounds.index(SLOW_SECONDS)]
         return _Counts(self._now(), fewer[-1], slow, self._syncs.sum_seconds)
 
-    def _hanging(self, now: float) -> str:
-        since = self._syncing_since()
-        if since is None or now - since < HANGS_SECONDS:
-            return ""
-        return f"a sync of the log began {now - since:.0f} s ago and has not ended"
+    def _hanging(self, before: float, now: float) -> str:
+        since, lasting = self._syncing_since(), 0.0
+        if since is not None:
+            known = self._lasting[1] if self._lasting[0] == since else 0.0
+            lasting = known + min(now - max(since, before), LOOK_SECONDS_MAX)
+        self._lasting = since, lasting
+        return f"a sync of the log began {lasting:.0f} s ago and has not ended" if lasting >= HANGS_SECONDS else ""
 
     def _slow(self, before: _Counts, after: _Counts) -> str:
         syncs, slow = after.syncs - before.syncs, after.slow - before.slow
