@@ -61,7 +61,7 @@ def commits(disk: Disk) -> Iterator[GroupCommit]:
     deliveries = Deliveries("test-futures")
     thread = OwnThread("test-commits", deliveries.look)
     thread.start()
-    commits = GroupCommit(disk.commit, thread, deliveries)
+    commits = GroupCommit(disk.commit, thread, deliveries, lambda: 1)
     yield commits
     disk.slow = False
     disk.release.release(100)

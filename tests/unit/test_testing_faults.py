@@ -18,6 +18,7 @@ import pytest
 import warren_raft as wr
 from tests.cluster.harness import wait_until
 from tests.unit.test_package import modules_after
+from warren_raft.store.fence import Fence
 from warren_raft.testing import Cluster, fail_next, lose_leadership, lose_watches
 
 DEADLINE = 60.0
@@ -256,3 +257,13 @@ def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:
 
 def test_the_package_needs_no_pytest() -> None:
     assert not {name for name in modules_after("from warren_raft.testing import *") if name.startswith("_pytest")}
+
+
+def test_a_write_of_an_earlier_term_is_refused_when_its_commit_begins(warren_store: wr.LocalStore) -> None:
+    """(Pins a fault: a write that had passed the look at its lead was carried out beside the next lead.)"""
+    with warren_store.leading() as lead:
+        fence = Fence(lead.term)
+        lose_leadership(warren_store)
+        wait_until(lambda: warren_store._term > fence.term, "the next term")
+        with pytest.raises(wr.LeadershipLost):
+            warren_store._execute((), 5.0, fence=fence)

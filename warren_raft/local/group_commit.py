@@ -58,8 +58,10 @@ class GroupCommit:
         commit: Callable[[Sequence[bytes]], Sequence[Outcome]],
         thread: OwnThread,
         deliveries: Deliveries,
+        term: Callable[[], int],
     ) -> None:
         self._commit = commit
+        self._term = term
         self._thread = thread
         self._deliveries = deliveries
         self._queue: deque[Request] = deque()
@@ -198,7 +200,7 @@ class GroupCommit:
                 request.outcome = _too_late()
                 self._tell([request])
                 continue
-            if request.fence is not None and request.fence.is_over:
+            if request.fence is not None and (request.fence.is_over or request.fence.term != self._term()):
                 request.outcome = request.fence.refusal()
                 self._tell([request])
                 continue

@@ -143,7 +143,7 @@ class LocalStore(Store):
         self._started_at: Final = time.time()
         self._opened_at: Final = time.monotonic()
         self._own = OwnThread("warren-local", self._between)
-        self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries)
+        self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries, lambda: self._term)
         self._hub: Final = Hub(self._attached, lambda: self._failure, ring_by=self._ring_by)
         self._ring: Callable[[], None] | None = None
         """To be called after each change: there are watches."""
