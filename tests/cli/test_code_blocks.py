@@ -262,7 +262,10 @@ def test_a_program_starts_from_a_join_file(tmp_path: Path, monkeypatch: pytest.M
     Authority.create(tmp_path / "ca").issue({"m1": f"127.0.0.1:{port}"})[0].write(tmp_path / "m1.join")
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        exec(block("docs/embedding.md", "config_from_join("), {})
+        names: dict[str, Any] = {}
+        exec(block("docs/embedding.md", "config_from_join("), names)
+        assert names["config"].node_id == "m1"
+        assert names["config"].listen == f"127.0.0.1:{port}"
         Path("m1.join").unlink(missing_ok=True)
 
 
