@@ -22,7 +22,7 @@ from warren_raft.store.fence import Fence
 from warren_raft.store.tables import Kind
 from warren_raft.store.writing import Writer
 from warren_raft.support import timeouts
-from warren_raft.support.handover import Begun, Landing
+from warren_raft.support.handover import Around, Begun, Landing
 from warren_raft.support.waiting import Bell, Wait
 
 E = TypeVar("E")
@@ -204,34 +204,26 @@ class Lead(Writer):
         return f"<Lead of {self._store!r} in term {self.term}{', over' if self._fence.is_over else ''}>"
 
 
-class _Noted:
+class _Noted(Around[int]):
     """A write of a coroutine (`Begun`), whose end the lead notes."""
 
     def __init__(self, begun: Begun[int], lead: Lead) -> None:
-        self._begun = begun
+        super().__init__(begun)
         self._lead = lead
-
-    @property
-    def patience_until(self) -> float:
-        return self._begun.patience_until
-
-    @property
-    def has_ended(self) -> bool:
-        return self._begun.has_ended
 
     def result(self) -> int:
         try:
-            return self._begun.result()
+            return super().result()
         except BaseException as error:
             self._lead._note(error)
             raise
 
     def give_up(self) -> None:
         self._lead._end(UNKNOWN_END)
-        self._begun.give_up()
+        super().give_up()
 
     def late(self) -> Exception:
-        error = self._begun.late()
+        error = super().late()
         self._lead._note(error)
         return error
 

@@ -124,6 +124,30 @@ class Begun(Protocol[T_co]):
         """The error of a coroutine that has waited long enough."""
 
 
+class Around(Generic[T_co]):
+    """Another call, to which a subclass adds something at its end."""
+
+    def __init__(self, begun: Begun[T_co]) -> None:
+        self._begun: Final = begun
+
+    @property
+    def patience_until(self) -> float:
+        return self._begun.patience_until
+
+    @property
+    def has_ended(self) -> bool:
+        return self._begun.has_ended
+
+    def result(self) -> T_co:
+        return self._begun.result()
+
+    def give_up(self) -> None:
+        self._begun.give_up()
+
+    def late(self) -> Exception:
+        return self._begun.late()
+
+
 class Passed(Generic[T_co]):
     """A call that had nothing to wait for."""
 

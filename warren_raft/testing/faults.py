@@ -17,7 +17,7 @@ from warren_raft.errors import Misuse, Unavailable, WarrenError, WatchLost
 from warren_raft.local.store import LocalStore
 from warren_raft.store.command import Operation
 from warren_raft.store_interface import Store
-from warren_raft.support.handover import Begun
+from warren_raft.support.handover import Around, Begun
 from warren_raft.watching.hub import Hub
 
 _WAYS: Final = ("_execute", "_start", "_begin")
@@ -139,27 +139,13 @@ class _Fault:
         return _BegunLate(begun, self._error)
 
 
-class _BegunLate:
+class _BegunLate(Around[int]):
     """A write that was begun, and whose result is an error although it was carried out."""
 
     def __init__(self, begun: Begun[int], error: WarrenError) -> None:
-        self._begun = begun
+        super().__init__(begun)
         self._error = error
 
-    @property
-    def patience_until(self) -> float:
-        return self._begun.patience_until
-
-    @property
-    def has_ended(self) -> bool:
-        return self._begun.has_ended
-
     def result(self) -> int:
-        self._begun.result()
+        super().result()
         raise self._error
-
-    def give_up(self) -> None:
-        self._begun.give_up()
-
-    def late(self) -> Exception:
-        return self._begun.late()
