@@ -478,9 +478,11 @@ def test_a_cancelled_wait_leaves_nothing_behind(
             async with aio.leading():
                 pass
 
-        def left() -> tuple[int, int, set[threading.Thread], int]:
+        threads, files = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))  # also those of other tests
+
+        def left() -> tuple[int, int, set[threading.Thread], set[str]]:
             waiting = len(parts.life.changed._sleepers), len(parts.writes.barriers._waiting)
-            return *waiting, set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+            return *waiting, set(threading.enumerate()) - threads, set(os.listdir("/proc/self/fd")) - files
 
         before = left()
         calls: list[Coroutine[Any, Any, object]] = [aio.barrier(math.inf), aio.wait_ready(None), aio.wait_leader(None)]
