@@ -10,17 +10,25 @@ import random
 import threading
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import warren_raft as wr
+
+
+BEHIND_SECONDS: Final = 1.0
+"""A writer that was held up makes up for so much time. Otherwise a long wait would be followed by a burst."""
 
 
 class Churn:
     """Writers in threads of their own, which run until `stop`."""
 
-    def __init__(self, store: wr.ReplicatedStore, threads: int, records: int) -> None:
+    def __init__(
+        self, store: wr.ReplicatedStore, threads: int, records: int, writes_per_second: float | None = None
+    ) -> None:
+        """`writes_per_second`: of all threads together. None: as many as the cluster takes."""
         self._store = store
         self._records = records
+        self._pause = 0.0 if writes_per_second is None else threads / writes_per_second
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._times: list[float] = []
@@ -30,7 +38,9 @@ class Churn:
 
     def _run(self, number: int) -> None:
         draw = random.Random(f"{self._store.config.node_id} {number}")
-        while not self._stop.is_set():
+        due = time.monotonic()
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            due = max(due + self._pause, time.monotonic() - BEHIND_SECONDS)
             key = f"record-{draw.randrange(self._records):06d}"
             begin = time.monotonic()
             try:

@@ -115,9 +115,9 @@ class ManagerProcess:
         ended = [load.stop(LOAD_END_SECONDS) for load in self._loads]
         return all(ended)
 
-    def start_churn(self, threads: int, records: int) -> None:
+    def start_churn(self, threads: int, records: int, writes_per_second: float | None = None) -> None:
         """Start writers on a bounded set of records; see churn.py."""
-        self._churn = Churn(self.store, threads, records)
+        self._churn = Churn(self.store, threads, records, writes_per_second)
 
     def churned(self) -> list[float]:
         """[writes, p99 in seconds] since the last call."""
@@ -129,6 +129,11 @@ class ManagerProcess:
     def reader_slots(self) -> int:
         """Slots of the state's reader table that are in use, by any process."""
         return len(self.store._attached().readers())
+
+    def state_used_bytes(self) -> int:
+        """The pages of the state's newest commit, in bytes. The file also has pages that no commit needs any more."""
+        with self.store._attached().read() as transaction:
+            return transaction.used_bytes()
 
     def put(self, key: str, value: str, **more: Any) -> int:
         """Put a container."""

@@ -30,6 +30,9 @@ HISTORY_CHANGES: Final = 5_000
 snapshot would be taken before the log has grown by tens of megabytes."""
 RECORDS: Final = 2_000
 THREADS: Final = 4
+WRITES_PER_SECOND: Final = 300.0
+"""Through all managers. A state file never shrinks: it keeps the size that its longest copy needed, which is larger when
+more is written during a copy. So the load is the same from the first minute to the last."""
 WARM_SHARE: Final = 0.1
 """This part of the run, at its beginning, is not judged: caches fill, and the history reaches its length."""
 MIB: Final = 1024 * 1024
@@ -41,6 +44,7 @@ SLACK: Final = {
     "log_mib": 17.0,
     "log_segments": 2.0,
     "state_mib": 2.0,
+    "state_used_mib": 1.0,
     "snapshots_mib": 8.0,
     "rss_anon_mib": 8.0,
     "reader_slots": 4.0,
@@ -59,6 +63,8 @@ class Sample:
     log_mib: float
     log_segments: int
     state_mib: float
+    state_used_mib: float
+    """Without the pages of the file that no commit needs any more."""
     snapshots_mib: float
     snapshots_taken_at: int
     """The index of the newest snapshot."""
@@ -83,6 +89,7 @@ def measure(cluster: Cluster, id_: str, began: float, seconds: float) -> Sample:
         log_mib=size_mib(log),
         log_segments=len(list(log.iterdir())),
         state_mib=size_mib(cluster.state_of(id_)),
+        state_used_mib=round(cluster.call(id_, "state_used_bytes") / MIB, 2),
         snapshots_mib=size_mib(snapshots),
         snapshots_taken_at=(status["snapshot"] or {"index": 0})["index"],
         rss_anon_mib=rss_anon_mib(pid),
@@ -106,13 +113,16 @@ def rss_anon_mib(pid: int) -> float:
         return round(next(int(line.split()[1]) / 1024 for line in file if line.startswith("RssAnon")), 1)
 
 
-def run(minutes: float, every_seconds: float, snapshot_after_mib: float) -> list[Sample]:
+def run(
+    minutes: float, every_seconds: float, snapshot_after_mib: float, writes_per_second: float | None
+) -> list[Sample]:
     """Run, and print a line a minute. AssertionError: the managers' states differ at the end."""
     samples: list[Sample] = []
     config = {"snapshot_after_bytes": int(snapshot_after_mib * MIB)}
     with Cluster(history_changes=HISTORY_CHANGES, **config) as cluster:
         began = last = time.monotonic()
-        cluster.call_all("start_churn", threads=THREADS, records=RECORDS)
+        each = None if writes_per_second is None else writes_per_second / len(cluster.alive)
+        cluster.call_all("start_churn", threads=THREADS, records=RECORDS, writes_per_second=each)
         print(HEADING, flush=True)
         while time.monotonic() - began < minutes * 60:
             due = min(last + every_seconds, began + minutes * 60)
@@ -127,7 +137,7 @@ def run(minutes: float, every_seconds: float, snapshot_after_mib: float) -> list
 
 
 HEADING: Final = (
-    "  min  log MiB          segments  state MiB        snapshots MiB    RssAnon MiB      slots     fds         "
+    "  min  log MiB          segments  state MiB        of it used       snapshots MiB    RssAnon MiB      slots     fds         "
     "writes/s  p99 ms  newest snapshot"
 )
 
@@ -140,6 +150,7 @@ def line_of(row: Sequence[Sample]) -> str:
 
     return (
         f"{row[0].seconds / 60:5.1f}  {each('log_mib'):<15}  {each('log_segments', 0):<8}  {each('state_mib'):<15}  "
+        f"{each('state_used_mib'):<15}  "
         f"{each('snapshots_mib'):<15}  {each('rss_anon_mib'):<15}  {each('reader_slots', 0):<8}  "
         f"{each('open_fds', 0):<10}  {sum(sample.writes_per_second for sample in row):8.0f}  "
         f"{max(sample.p99_ms for sample in row):6.1f}  {max(sample.snapshots_taken_at for sample in row)}"
@@ -194,6 +205,7 @@ def read_csv(path: Path) -> list[Sample]:
 PANELS: Final = (
     ("log_mib", "log on disk, MiB"),
     ("state_mib", "state file, MiB"),
+    ("state_used_mib", "of it in use, MiB"),
     ("snapshots_mib", "snapshots, MiB"),
     ("rss_anon_mib", "RssAnon, MiB"),
     ("reader_slots", "reader slots"),
@@ -253,6 +265,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--every", type=float, default=EVERY_SECONDS, metavar="SECONDS", help="between two samples")
     parser.add_argument("--snapshot-after-mib", type=float, default=SNAPSHOT_AFTER_MIB)
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=WRITES_PER_SECOND,
+        metavar="N",
+        help="writes a second through all managers together; 0: as many as they take",
+    )
     parser.add_argument("--csv", type=Path, help="write the samples there")
     parser.add_argument("--svg", type=Path, help="draw them there")
     parser.add_argument("--render", type=Path, metavar="CSV", help="do not run: judge and draw these samples")
@@ -261,7 +280,7 @@ def main() -> int:
     if arguments.render is not None:
         samples = read_csv(arguments.render)
     else:
-        samples = run(arguments.minutes, arguments.every, arguments.snapshot_after_mib)
+        samples = run(arguments.minutes, arguments.every, arguments.snapshot_after_mib, arguments.rate or None)
         if arguments.csv is not None:
             write_csv(arguments.csv, samples)
     if arguments.svg is not None:

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster import soak
 
 FLAT = [
-    soak.Sample(60.0 * minute, id_, 33.0, 3, 3.0, 5.4, 3_000 * minute, 35.0, 0, 15, 500.0, 20.0)
+    soak.Sample(60.0 * minute, id_, 33.0, 3, 3.0, 2.5, 5.4, 3_000 * minute, 35.0, 0, 15, 500.0, 20.0)
     for minute in range(1, 21)
     for id_ in ("m1", "m2", "m3")
 ]
