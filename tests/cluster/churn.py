@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import warren_raft as wr
 
-
 BEHIND_SECONDS: Final = 1.0
 """A writer that was held up makes up for so much time. Otherwise a long wait would be followed by a burst."""
 

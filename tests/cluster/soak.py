@@ -31,8 +31,8 @@ snapshot would be taken before the log has grown by tens of megabytes."""
 RECORDS: Final = 2_000
 THREADS: Final = 4
 WRITES_PER_SECOND: Final = 300.0
-"""Through all managers. A state file never shrinks: it keeps the size that its longest copy needed, which is larger when
-more is written during a copy. So the load is the same from the first minute to the last."""
+"""Through all managers. A state file never shrinks: it keeps the size that its longest copy needed, and that is larger
+when more is written during a copy. So the load is the same from the first minute to the last."""
 WARM_SHARE: Final = 0.1
 """This part of the run, at its beginning, is not judged: caches fill, and the history reaches its length."""
 MIB: Final = 1024 * 1024
@@ -137,8 +137,8 @@ def run(
 
 
 HEADING: Final = (
-    "  min  log MiB          segments  state MiB        of it used       snapshots MiB    RssAnon MiB      slots     fds         "
-    "writes/s  p99 ms  newest snapshot"
+    "  min  log MiB          segments  state MiB        of it used       snapshots MiB    "
+    "RssAnon MiB      slots     fds         writes/s  p99 ms  newest snapshot"
 )
 
 
