@@ -62,7 +62,7 @@ WRITE_SECONDS: Final = 10.0
 def bench(seconds: int, clients: int, size: int, yes: bool) -> None:
     """Load a running cluster with writes: how many a second, and how long one takes.
 
-    It writes to this cluster: each client overwrites one volume, whose id begins with warren-raft-bench-, and at the
+    It writes to this cluster: each client overwrites one volume, and its id begins with warren-raft-bench-. At the
     end the volumes are removed. Programs that watch volumes see them. Each write is a revision, and old revisions leave
     the history, so a program that is behind may have to read everything again. It ends at the first write that fails.
 

@@ -147,11 +147,15 @@ def refuse_empty(value: str, argument: str) -> None:
 
 def named_data_dir() -> str | None:
     """The data directory that the operator named; None if none was named. Raises UsageError for a file."""
-    directory = click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
+    directory = _named()
     if directory is not None:
-        directory = os.path.expanduser(directory)  # a shell leaves the ~ of --data-dir=~/m1 as it is
         refuse_file(directory, "--data-dir")
     return directory
+
+
+def _named() -> str | None:
+    directory = click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
+    return None if directory is None else os.path.expanduser(directory)  # a shell leaves the ~ of --data-dir=~/m1
 
 
 def is_data_dir_typed() -> bool:
@@ -167,7 +171,14 @@ def refuse_file(directory: str, argument: str) -> None:
 
 def data_dir() -> str:
     """The data directory that the operator named. Raises UsageError if none was named."""
-    directory = named_data_dir()
+    directory = unchecked_data_dir()
+    refuse_file(directory, "--data-dir")
+    return directory
+
+
+def unchecked_data_dir() -> str:
+    """As `data_dir`, without a look at the disk, which may hang."""
+    directory = _named()
     if directory is None:
         raise click.UsageError(f"no manager was named: add --data-dir DIR, or set {DATA_DIR_VARIABLE}")
     return directory

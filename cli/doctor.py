@@ -2,8 +2,8 @@
 
 Lives here: the sections of the running manager, the file, the summary. Not here: the other sections
 (doctor_sections.py). Invariant: nothing but the named file is written, and an existing file is never replaced. A
-section that fails is a sentence under "problems", and the others are still made. No entity, key or environment is in
-the file.
+section that fails or hangs is a sentence under "problems", and the others are still made. No entity, key or
+environment is in the file.
 """
 
 from __future__ import annotations
@@ -12,17 +12,30 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import click
 
+from warren_raft.admin.client import AdminClient
 from warren_raft.disk.outputs import is_stdout
 from warren_raft.errors import WarrenError
 from warren_raft.manager.self_report import versions
 
 from . import doctor_sections as sections
-from .common import BadFile, PathType, WarrenCommand, data_dir, manager, print_json, require_stdout, wants_json
+from .common import (
+    BadFile,
+    PathType,
+    WarrenCommand,
+    data_dir,
+    print_json,
+    require_stdout,
+    unchecked_data_dir,
+    wants_json,
+)
+from .deadlines import NoAnswer, within
 from .explain import duration
 from .os_errors import sentence
 from .readings import histograms_in, quantile_of
@@ -33,6 +46,24 @@ from .tables import one_line, print_text
 FORMAT: Final = 1
 """Of the file. A section is only added."""
 QUANTILES: Final = (0.5, 0.99, 1.0)
+SECTION_SECONDS: Final = 15.0
+"""A section has this much time, since a disk or a network share may hang: more than a manager has for its answer
+(admin/client.py, QUICK_ANSWER_SECONDS)."""
+WRITE_SECONDS: Final = 60.0
+"""The time for the file: a FIFO may have to wait for its reader."""
+
+
+class UncheckedPath(PathType):
+    """The name of a file, which is not looked at yet, because its disk may hang."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value
+
+    def check(self, value: Any) -> None:
+        super().convert(value, None, click.get_current_context())
+
+
+CONFIG_FILE: Final = UncheckedPath(exists=True, dir_okay=False)
 
 
 @click.command("doctor", cls=WarrenCommand)
@@ -40,7 +71,7 @@ QUANTILES: Final = (0.5, 0.99, 1.0)
 @click.option(
     "--config",
     "config_file",
-    type=PathType(exists=True, dir_okay=False),
+    type=CONFIG_FILE,
     metavar="FILE",
     help="The file of settings of the manager: the report shows which setting comes from where.",
 )
@@ -57,18 +88,20 @@ def doctor(file: str | None, config_file: str | None) -> None:
     \b
     Example: warren-raft doctor --data-dir data/m1
     """
-    directory = data_dir()
-    if not os.path.isdir(directory):
-        raise BadFile(f"there is no directory {directory}: name a manager's data directory with --data-dir")
-    report = collected(directory, config_file)
+    directory, answers = _directory()
+    _check(config_file)
+    report = collected(directory, config_file, answers=answers)
     text = json.dumps(report, indent=2, ensure_ascii=True) + "\n"
     if file == "-":
         require_stdout()
         click.echo(text, nl=False)
         return
     name = file or _name(report)
-    _write(name, text)
-    if is_stdout(name):
+    try:
+        is_shown = within(WRITE_SECONDS, name, lambda: _written_to_stdout(name, text))
+    except NoAnswer as error:
+        raise NoAnswer(f"{error}: name a FILE on another disk, or - for stdout") from None
+    if is_shown:
         return
     if wants_json():
         print_json({"file": name, "bytes": len(text.encode()), "problems": report["problems"]})
@@ -76,8 +109,29 @@ def doctor(file: str | None, config_file: str | None) -> None:
         _print_summary(name, text, report)
 
 
-def collected(directory: str, config_file: str | None) -> dict[str, Any]:
-    """All sections. Raises nothing: a section that fails is in `problems`."""
+def _directory() -> tuple[str, bool]:
+    """The named data directory, and whether its disk answers. Raises UsageError or BadFile if it is none."""
+    named = unchecked_data_dir()
+    try:
+        if within(SECTION_SECONDS, named, lambda: os.path.isdir(data_dir())):
+            return named, True
+    except NoAnswer:
+        return named, False
+    raise BadFile(f"there is no directory {named}: name a manager's data directory with --data-dir")
+
+
+def _check(config_file: str | None) -> None:
+    """Raises UsageError if there is no such file. A disk that hangs is no error here: the section says so."""
+    if config_file is not None:
+        with suppress(NoAnswer):
+            within(SECTION_SECONDS, config_file, lambda: CONFIG_FILE.check(config_file))
+
+
+def collected(directory: str, config_file: str | None, *, answers: bool = True) -> dict[str, Any]:
+    """All sections. Raises nothing: a section that fails or hangs is in `problems`.
+
+    `answers`: the disk of the directory does. If not, the directory of a stopped manager is not read.
+    """
     report: dict[str, Any] = {
         "format": FORMAT,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,32 +139,48 @@ def collected(directory: str, config_file: str | None) -> dict[str, Any]:
         "problems": {},
     }
 
-    def add(name: str, make: Callable[[], Any]) -> bool:
+    def add(name: str, make: Callable[[], Any], *, of: str = directory, seconds: float = SECTION_SECONDS) -> bool:
         try:
-            report[name] = make()
-        except Exception as error:  # noqa: BLE001 - it is in the report, and the other sections are made
-            report["problems"][name] = _problem(error)
+            report[name] = within(seconds, of, partial(_made, make))
+        except (NoAnswer, _Problem) as error:
+            report["problems"][name] = str(error)
             return False
         return True
 
-    asked = manager()
-    add("command_versions", versions)
+    def add_disk(name: str, path: str) -> None:
+        if not add(name, lambda: sections.disk(path), of=path):
+            report["problems"][name] += sections.mount_told(path)
+
+    asked = AdminClient(directory)
+    add("command_versions", versions, of="the host")
     if add("status", asked.status):
         add("explain", asked.explain)
         add("manager", asked.self_report)
         add("metrics", lambda: _metrics(asked.page("/metrics")))
         add("times", lambda: _times(asked.page("/metrics")))
-    else:
-        add("directory", lambda: sections.stopped_directory(directory))
-    add("next_start", lambda: sections.next_start(no_options(config_file)))
-    add("disk", lambda: sections.disk(directory))
+    elif answers:
+        add("directory", lambda: sections.stopped_directory(directory), seconds=sections.DESCRIBE_SECONDS + 5)
+    add("next_start", lambda: sections.next_start(no_options(config_file)), of=config_file or directory)
+    add_disk("disk", directory)
     settings = report["manager"]["config"] if "manager" in report else report.get("next_start", {})
     backup_dir = settings.get("backup_dir", {}).get("value")
     if backup_dir is not None:
-        add("backup_disk", lambda: sections.disk(backup_dir))
+        add_disk("backup_disk", backup_dir)
     add("files", lambda: sections.files(directory))
-    add("host", sections.host)
+    add("host", sections.host, of="the host")
     return report
+
+
+class _Problem(Exception):
+    """A section that could not be made. The text is its line under "problems"."""
+
+
+def _made(make: Callable[[], Any]) -> Any:
+    """The section. Raises _Problem: its text may need another look at the disk."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - it is in the report, and the other sections are made
+        raise _Problem(_problem(error)) from None
 
 
 def _problem(error: Exception) -> str:
@@ -146,7 +216,8 @@ def _name(report: Mapping[str, Any]) -> str:
     return f"warren-doctor-{node_id}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
 
 
-def _write(name: str, text: str) -> None:
+def _written_to_stdout(name: str, text: str) -> bool:
+    """Write the file. Returns whether it is stdout."""
     from warren_raft.disk.files import OS_FILES
     from warren_raft.snapshots.saving import new_file
 
@@ -157,6 +228,7 @@ def _write(name: str, text: str) -> None:
             made.sync()
         finally:
             made.close()
+    return is_stdout(name)
 
 
 # The summary ---------------------------------------------------------------------------------------------------------

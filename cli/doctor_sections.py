@@ -74,12 +74,17 @@ def _memory() -> dict[str, str]:
 
 def disk(path: str) -> dict[str, Any]:
     """The file system of a directory: its kind, its mount options, its free space and inodes."""
-    return {"path": path, **capacity(path)._asdict(), **_mount(path)}
+    return {"path": path, **capacity(path)._asdict(), **_mount(os.path.realpath(path))}
 
 
-def _mount(path: str) -> dict[str, Any]:
-    """Of proc(5), /proc/self/mountinfo: the mount with the device of `path` whose mount point is the longest."""
-    real = os.path.realpath(path)
+def mount_told(path: str) -> str:
+    """A clause that names the mount of a path, for a disk that does not answer. The path is not looked at."""
+    found = _mount(os.path.abspath(path))
+    return f"; {found['mount_point']} is a mount of {found['file_system']}" if found else ""
+
+
+def _mount(real: str) -> dict[str, Any]:
+    """Of proc(5), /proc/self/mountinfo: the mount whose mount point is the longest part of this absolute path."""
     best: dict[str, Any] = {}
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
         left, _, right = line.partition(" - ")

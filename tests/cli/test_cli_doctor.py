@@ -13,7 +13,10 @@ import os
 import shlex
 import shutil
 import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +230,84 @@ def test_many_files_are_cut(tmp_path: Path) -> None:
     found = files(str(tmp_path))
     assert len(found) == FILES_MAX + 1
     assert "and more" in found[-1]["name"]
+
+
+# A disk or a network share that hangs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """Looks at these paths, and at what is below them, hang until the test ends, as those at a dead network share."""
+    paths: set[str] = set()
+    ends = threading.Event()
+    monkeypatch.setattr("warren_raft_cli.doctor.SECTION_SECONDS", 0.3)
+    monkeypatch.setattr("warren_raft_cli.doctor.WRITE_SECONDS", 0.3)
+    for module, name in ((os, "stat"), (os, "lstat"), (os, "statvfs"), (os, "scandir"), (os, "open")):
+        monkeypatch.setattr(module, name, partial(_hang_or_call, paths, ends, getattr(module, name)))
+    yield paths
+    ends.set()
+
+
+def _hang_or_call(
+    paths: set[str], ends: threading.Event, call: Callable[..., Any], path: Any, *rest: Any, **more: Any
+) -> Any:
+    if isinstance(path, str | Path) and any(str(path).startswith(each) for each in paths):
+        assert threading.current_thread() is not threading.main_thread(), f"{path} would hang the command"
+        assert ends.wait(60)
+    return call(path, *rest, **more)
+
+
+def test_a_backup_directory_that_hangs(
+    warren: Command, tmp_path: Path, start_manager: StartManager, hanging: set[str]
+) -> None:
+    """A drill: the backups were on a network share whose server had gone, and the report was never written."""
+    backups = tmp_path / "backups"
+    manager = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]}, "--backup-dir", str(backups))
+    manager.wait_ready()
+    hanging.add(str(backups))
+    said = warren("doctor", tmp_path / "report.json", "--data-dir", tmp_path / "m1")
+    assert said.code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    told = report["problems"]["backup_disk"]
+    assert told.startswith(
+        f"{backups} did not answer within 0.3 s; {disk(str(tmp_path))['mount_point']} is a mount of "
+    )
+    assert set(report) == OF_A_MANAGER
+    assert f"not in the file: backup_disk: {backups} did not answer" in said.text
+
+
+def test_a_data_directory_that_hangs(stopped: Path, warren: Command, tmp_path: Path, hanging: set[str]) -> None:
+    hanging.add(str(stopped))
+    assert warren("doctor", tmp_path / "report.json", "--data-dir", stopped).code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"disk", "files", "next_start"} <= set(report["problems"])
+    for section in ("disk", "files"):
+        assert f"{stopped} did not answer within 0.3 s" in report["problems"][section]
+    assert report["host"]["cpus"]
+
+
+def test_settings_that_hang(
+    manager: Path, warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: set[str]
+) -> None:
+    """Here a FIFO that nobody writes to, whose opening hangs by itself."""
+    os.mkfifo(tmp_path / "m1.toml")
+    monkeypatch.setattr("warren_raft_cli.doctor.SECTION_SECONDS", 1.0)
+    said = warren("doctor", tmp_path / "report.json", "--config", tmp_path / "m1.toml", "--data-dir", manager)
+    os.close(os.open(tmp_path / "m1.toml", os.O_RDWR | os.O_NONBLOCK))
+    assert said.code == 0
+    problems = json.loads((tmp_path / "report.json").read_text())["problems"]
+    assert problems == {"next_start": f"{tmp_path / 'm1.toml'} did not answer within 1 s"}
+    hanging.add(str(tmp_path / "share"))
+    share = tmp_path / "share" / "m1.toml"
+    said = warren("doctor", tmp_path / "second.json", "--config", share, "--data-dir", manager)
+    assert said.code == 0
+
+
+def test_a_file_whose_directory_hangs(manager: Path, warren: Command, tmp_path: Path, hanging: set[str]) -> None:
+    hanging.add(str(tmp_path / "share"))
+    refused = warren("doctor", tmp_path / "share" / "report.json", "--data-dir", manager)
+    assert refused.code == 1
+    assert "did not answer within 0.3 s: name a FILE on another disk, or - for stdout" in refused.err
 
 
 # explain -------------------------------------------------------------------------------------------------------------
