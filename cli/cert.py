@@ -20,6 +20,7 @@ from .common import (
     BadFile,
     NodeIdType,
     PathType,
+    ShowingCommand,
     WarrenGroup,
     data_dir,
     manager,
@@ -358,7 +359,7 @@ def _wait_in_use(serial: str) -> bool:
 # cert show -----------------------------------------------------------------------------------------------------------
 
 
-@cert.command("show")
+@cert.command("show", cls=ShowingCommand)
 @click.argument("path", required=False, metavar="[PATH]", type=PathType(exists=True))
 def show(path: str | None) -> None:
     """Show a certificate: its manager, its validity, and the CAs that the manager trusts.

@@ -105,6 +105,14 @@ class WarrenCommand(click.Command):
         return rest
 
 
+class ShowingCommand(WarrenCommand):
+    """A command that does nothing but show something. If stdout was closed, it fails before it begins."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        require_stdout()
+        return super().invoke(ctx)
+
+
 class WarrenGroup(click.Group):
     """A group with the common options. Its commands and groups have them too."""
 

@@ -10,14 +10,14 @@ from typing import Final
 import click
 from click.shell_completion import get_completion_class
 
-from .common import WarrenCommand
+from .common import ShowingCommand
 
 VARIABLE: Final = "_WARREN_RAFT_COMPLETE"
 """click's name for the variable by which the shell asks the program for completions."""
 SHELLS: Final = ("bash", "zsh", "fish")
 
 
-@click.command("completion", cls=WarrenCommand)
+@click.command("completion", cls=ShowingCommand)
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

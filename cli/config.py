@@ -14,7 +14,7 @@ import click
 
 from warren_raft.config import Config
 
-from .common import WarrenCommand, WarrenGroup, print_json, wants_json
+from .common import ShowingCommand, WarrenGroup, print_json, wants_json
 from .settings import gathered, settings_options
 from .tables import print_table
 
@@ -24,7 +24,7 @@ def config() -> None:
     """The settings of a manager."""
 
 
-@config.command("show", cls=WarrenCommand)
+@config.command("show", cls=ShowingCommand)
 @settings_options
 def show(**options: Any) -> None:
     """Show each setting that `serve` would use with these options, and where it comes from.

@@ -193,6 +193,8 @@ def write_view(
     many."""
     if name != "-" and os.path.isdir(name):
         raise click.UsageError(f"{name} is a directory: name a file")
+    if name == "-":
+        require_stdout()
     with _output(name) as file, opened as view:
         written = (write or _write_records)(view, file)
         has_ca = _has_ca(view)
@@ -211,7 +213,6 @@ def _output(target: str) -> AbstractContextManager[IO[bytes]]:
 
 
 def _send_to_stdout(file: IO[bytes]) -> None:
-    require_stdout()
     shutil.copyfileobj(file, sys.stdout.buffer)
     sys.stdout.buffer.flush()
 

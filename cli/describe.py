@@ -11,14 +11,14 @@ import click
 
 from warren_raft.disk import last_failure
 
-from .common import WarrenCommand, data_dir, print_json, refuse_file, wants_json
+from .common import ShowingCommand, data_dir, print_json, refuse_file, wants_json
 from .tables import print_fields, print_table, print_text
 
 if TYPE_CHECKING:
     from warren_raft.data_dir.description import Description
 
 
-@click.command("describe", cls=WarrenCommand)
+@click.command("describe", cls=ShowingCommand)
 @click.argument("directory", metavar="DIR", required=False)
 def describe(directory: str | None) -> None:
     """Show the content of a stopped manager's directory.

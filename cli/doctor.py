@@ -90,10 +90,11 @@ def doctor(file: str | None, config_file: str | None) -> None:
     """
     directory, answers = _directory()
     _check(config_file)
+    if file == "-":
+        require_stdout()
     report = collected(directory, config_file, answers=answers)
     text = json.dumps(report, indent=2, ensure_ascii=True) + "\n"
     if file == "-":
-        require_stdout()
         click.echo(text, nl=False)
         return
     name = file or _name(report)

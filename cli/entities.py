@@ -24,6 +24,7 @@ from .common import (
     IdType,
     InputType,
     KindType,
+    ShowingCommand,
     WarrenCommand,
     WholeNumberType,
     database,
@@ -31,7 +32,6 @@ from .common import (
     manager,
     print_json,
     print_revision,
-    require_stdout,
     timeout_option,
     wants_json,
     wants_wide,
@@ -104,7 +104,7 @@ show_option = click.option(
 )
 
 
-@click.command("get", cls=WarrenCommand)
+@click.command("get", cls=ShowingCommand)
 @click.argument("kind", type=KindType(with_ca=True))
 @click.argument("entity_id", type=IdType(), metavar="[ID]", required=False)
 @click.option(
@@ -192,11 +192,10 @@ def _print_ca(data: bytes, *, show: bool) -> None:
     elif not show:  # nothing goes to stdout: it may be the file that is to hold the CA
         raise click.UsageError(f"the CA has {len(data)} bytes; to print them add --show")
     else:
-        require_stdout()
         click.echo(data, nl=False)
 
 
-@click.command("list", cls=WarrenCommand)
+@click.command("list", cls=ShowingCommand)
 @click.argument("kind", type=KindType())
 @click.option("--service", "service_id", type=IdType(), metavar="ID", help="Only containers of this service.")
 @click.option("--node", "node_id", type=IdType(), metavar="ID", help="Only containers or volumes on this node.")

@@ -14,7 +14,7 @@ import click
 
 from warren_raft.support.wording import counted
 
-from .common import WarrenCommand, manager, print_json, wants_json, wants_wide
+from .common import ShowingCommand, manager, print_json, wants_json, wants_wide
 from .tables import Column, print_table, print_text, time_shown
 
 SHOWN_MAX: Final = 15
@@ -30,7 +30,7 @@ ALWAYS: Final = ("ago", "write", "took", "queue", "apply")
 """Any other column is left out if it has no value in any row."""
 
 
-@click.command("explain", cls=WarrenCommand)
+@click.command("explain", cls=ShowingCommand)
 def explain() -> None:
     """Show why writes were slow: the stages of the last ones.
 

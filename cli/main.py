@@ -10,9 +10,10 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO
 
 import click
 
@@ -62,6 +63,7 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell expects
+READER_GONE: Final = 141  # 128 + SIGPIPE, as for a program that this signal ended
 
 # The first class that matches the error decides.
 EXIT_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
@@ -75,8 +77,33 @@ EXIT_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
 )
 
 
+class ReaderGone(Exception):
+    """Nobody reads stdout or stderr any more. Not an OSError: click would end the process with its own exit code."""
+
+
+@contextmanager
+def _noticing_readers() -> Iterator[None]:
+    """Raises ReaderGone for an output whose reader is gone. Rich makes a SystemExit of it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            raise ReaderGone from None
+        raise
+
+
 class CommandTable(WarrenGroup):
     """A group that imports each command when it is called."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _noticing_readers():  # --help and --version print here
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _noticing_readers():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for names in FAMILIES.values() for name in names]
@@ -130,7 +157,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns its exit code. Prints one line if the command fails."""
+    """Runs one command. Returns its exit code. Prints one line if the command fails, and nothing if nobody reads."""
+    try:
+        return _run(arguments)
+    except (ReaderGone, BrokenPipeError):  # the second one: the line about a failure had no reader
+        _let_go(sys.stdout)
+        _let_go(sys.stderr)
+        return READER_GONE
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Without this, Python prints an error when it flushes the stream at its end, and takes an exit code of its own."""
+    if stream is None:  # it was closed before the process began
+        return
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     fail = _fail_in_json if _asks_for_json(given) else _fail
     try:
@@ -146,11 +192,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return fail(error, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has closed it. Without this, Python would print an error when it flushes stdout.
-        if sys.stdout is not None:  # it may have been closed before, and stderr be the pipe
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except ReaderGone:
+        raise
     except errors.WarrenError as error:
         return fail(error, "; ".join([str(error), *getattr(error, "__notes__", ())]), exit_code_of(error))
     except OSError as error:

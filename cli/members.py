@@ -13,7 +13,17 @@ import click
 from warren_raft.certificates.identity import LOCAL_TRUST_DOMAIN
 from warren_raft.raft.way_back import way_back
 
-from .common import MemberType, NodeIdType, WarrenGroup, manager, print_json, timeout_option, wants_json, wants_wide
+from .common import (
+    MemberType,
+    NodeIdType,
+    ShowingCommand,
+    WarrenGroup,
+    manager,
+    print_json,
+    timeout_option,
+    wants_json,
+    wants_wide,
+)
 from .status import print_members
 from .tables import one_line
 
@@ -27,7 +37,7 @@ def members() -> None:
     """
 
 
-@members.command("list")
+@members.command("list", cls=ShowingCommand)
 def list_() -> None:
     """Show every manager of the cluster.
 

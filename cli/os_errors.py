@@ -27,6 +27,8 @@ def sentence(error: OSError) -> str:
     match error.errno:
         case errno.ENOENT if not os.path.lexists(path):
             return _nothing(path)
+        case errno.EBADF:
+            return f"{path} is closed: send the output to a file or a pipe"
         case errno.EISDIR:
             return f"{path} is a directory: name a file"
         case errno.ENOTDIR:

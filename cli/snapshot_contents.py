@@ -16,7 +16,7 @@ import click
 from warren_raft.admin import operation
 from warren_raft.snapshots.contents import opened_snapshot
 
-from .common import IdType, KindType, WarrenCommand, note_outputs, print_json, wants_json
+from .common import IdType, KindType, ShowingCommand, WarrenCommand, note_outputs, print_json, wants_json
 from .data import write_view
 from .entities import checked_id, find_entity, print_entities, print_entity, show_option
 from .tables import print_table
@@ -34,7 +34,7 @@ def no_directory(_ctx: click.Context, _param: click.Parameter, value: str) -> st
 file_argument = click.argument("file", type=FILE, callback=no_directory, metavar="FILE")
 
 
-@click.command("list", cls=WarrenCommand)
+@click.command("list", cls=ShowingCommand)
 @file_argument
 @click.argument("kind", type=KindType(), required=False)
 @show_option
@@ -56,7 +56,7 @@ def list_(file: str, kind: Any, show: bool) -> None:
         print_table(("kind", "entities"), list(counts.items()))
 
 
-@click.command("get", cls=WarrenCommand)
+@click.command("get", cls=ShowingCommand)
 @file_argument
 @click.argument("kind", type=KindType(with_ca=True))
 @click.argument("entity_id", type=IdType(), metavar="[ID]", required=False)

@@ -24,6 +24,7 @@ from .common import (
     MemberType,
     NodeIdType,
     RevisionType,
+    ShowingCommand,
     WarrenGroup,
     data_dir,
     manager,
@@ -113,7 +114,7 @@ def _receive(part: str, target: str) -> None:
 # ---------------------------------------------------------------------------------------------- inspect, verify
 
 
-@snapshot.command("inspect")
+@snapshot.command("inspect", cls=ShowingCommand)
 @click.argument("file", type=FILE, callback=no_directory, metavar="FILE")
 def inspect(file: str) -> None:
     """Show the description in a snapshot's last page.

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from .common import WarrenCommand, manager, print_json, wants_json, wants_wide
+from .common import WarrenCommand, manager, print_json, require_stdout, wants_json, wants_wide
 from .tables import Column, age, end_shown, one_line, print_fields, print_table, print_text, time_shown
 
 CHECK_CODES: Final[Mapping[str, int]] = {"healthy": 0, "degraded": 1, "no quorum": 6}
@@ -48,6 +48,8 @@ def status(*, check: bool, cluster: bool) -> int:
     Example: warren-raft status --data-dir data/m1 -o json
     Example: warren-raft status --check --data-dir data/m1
     """
+    if not check:  # its exit code is enough
+        require_stdout()
     answer = manager().status()
     if wants_json():
         print_json(answer)

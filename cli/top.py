@@ -23,7 +23,7 @@ import click
 
 from warren_raft.errors import WarrenError
 
-from .common import WarrenCommand, manager, print_json, wants_json
+from .common import ShowingCommand, manager, print_json, wants_json
 from .readings import STAGES, Reading, began_again, changes_per_second, histograms_in, quantiles
 from .status import contact_shown, role_shown, size_shown
 from .tables import age, is_open_terminal, one_line, time_shown
@@ -43,7 +43,7 @@ VERDICT_STYLES: Final[Mapping[str, str]] = {"healthy": "bold green", "degraded":
 FAULT: Final = "bold red"
 
 
-@click.command("top", cls=WarrenCommand)
+@click.command("top", cls=ShowingCommand)
 @click.option("--once", is_flag=True, help="Print one picture after a second, and end.")
 def top(once: bool) -> None:
     """Show the cluster live: members, roles, lag, writes a second, p99, sizes and alarms.

@@ -16,7 +16,7 @@ import click
 from warren_raft.model.json_form import to_json
 from warren_raft.store.tables import CONTAINER
 
-from .common import REVISION_MAX, IdType, KindType, WarrenCommand, WholeNumberType, database, wants_json
+from .common import REVISION_MAX, IdType, KindType, ShowingCommand, WholeNumberType, database, wants_json
 from .entities import show_option, without_secrets
 from .tables import one_line
 
@@ -31,7 +31,7 @@ kind_option = click.option(
 )
 
 
-@click.command("watch", cls=WarrenCommand)
+@click.command("watch", cls=ShowingCommand)
 @click.option(
     "--since",
     type=WholeNumberType(0, REVISION_MAX),
@@ -60,7 +60,7 @@ def watch(since: int | None, kinds: Sequence[Any], service_id: str | None, node_
         _print(events, show=show)
 
 
-@click.command("events", cls=WarrenCommand)
+@click.command("events", cls=ShowingCommand)
 @click.option(
     "--since",
     type=WholeNumberType(0, REVISION_MAX),

@@ -16,7 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ GOOD_LINE = '{"bucket": "nodes", "key": "good", "value": {"ID": "good"}}'
 M1 = ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1")
 TOO_LONG = "x" * 600
 NOBODY = 65534
+NOTHING = "warren-raft: there is no node 'none': nothing was deleted\n"
 WARREN_DB = Path(__file__).resolve().parents[1] / "data" / "warren-tasks.db.gz"
 
 
@@ -576,10 +577,79 @@ def test_root_does_not_read_another_users_stopped_manager(
 # ------------------------------------------------------------------------------------------- the output
 
 
-def test_an_output_that_nobody_reads_is_no_traceback(manager: Path) -> None:
-    command = f"{sys.executable} -m warren_raft_cli export - --data-dir {manager} | head -c 0"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+@pytest.fixture(scope="module")
+def saved(manager: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot of the manager."""
+    file = tmp_path_factory.mktemp("saved") / "saved.snapshot"
+    assert in_shell(f"snapshot save {file} --data-dir {manager}").returncode == 0
+    return file
+
+
+SHOWING = (
+    *("list nodes", "status -o json", "get node shown -o json", "get ca --show", "events -o json", "watch --since 0"),
+    *("members list", "explain", "top --once", "config show", "completion bash", "cert show", "export -", "doctor -"),
+    *("snapshot inspect SAVED", "snapshot list SAVED nodes", "snapshot get SAVED node shown"),
+    "snapshot export SAVED -o -",
+)
+"""Commands whose result is their output, with a manager that holds a node `shown` and a CA."""
+
+
+@pytest.fixture(scope="module")
+def shown(manager: Path, saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Completes a command of SHOWING."""
+    directory = tmp_path_factory.mktemp("shown")
+    (directory / "node.json").write_text('{"id": "shown"}')
+    (directory / "ca").write_bytes(b"ca")
+    for put in (f"put node -f {directory / 'node.json'}", f"put ca -f {directory / 'ca'}"):
+        assert in_shell(f"{put} --data-dir {manager}").returncode == 0
+    saved.unlink()
+    assert in_shell(f"snapshot save {saved} --data-dir {manager}").returncode == 0
+    return lambda command: f"{command.replace('SAVED', str(saved))} --data-dir {manager}"
+
+
+def unread(command: str, *, is_stderr_too: bool = False) -> tuple[int, str]:
+    """The exit code and stderr of a command whose stdout is a pipe that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "warren_raft_cli", *command.split()],
+            stdout=writing,
+            stderr=writing if is_stderr_too else subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    return done.returncode, done.stderr or ""
+
+
+@pytest.mark.parametrize("command", [*SHOWING, "export /dev/stdout", "snapshot save /dev/stdout", "put node -f NODE"])
+def test_an_output_that_nobody_reads_ends_the_command_as_sigpipe_does(
+    shown: Callable[[str], str], tmp_path: Path, command: str
+) -> None:
+    """(Pins a bug: exit code 1, as for a failure.)"""
+    (tmp_path / "node.json").write_text('{"id": "unread"}')
+    assert unread(shown(command.replace("NODE", str(tmp_path / "node.json")))) == (141, "")
+
+
+@pytest.mark.parametrize("command", ["--help", "list --help", "--version"])
+def test_a_help_that_nobody_reads_ends_as_sigpipe_does(command: str) -> None:
+    assert unread(command) == (141, "")
+
+
+def test_an_error_that_nobody_reads_is_no_traceback(manager: Path) -> None:
+    assert unread(f"get node none --data-dir {manager}", is_stderr_too=True) == (141, "")
+
+
+def test_a_pager_that_ends_early_gets_the_first_lines(manager: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"bucket": "nodes", "key": f"n{each}", "value": {"ID": f"n{each}"}}) for each in range(2_000)]
+    (tmp_path / "state.jsonl").write_text("\n".join(lines))
+    assert in_shell(f"import {tmp_path / 'state.jsonl'} --data-dir {manager}").returncode == 0
+    piped = f"set -o pipefail; {sys.executable} -m warren_raft_cli list nodes --data-dir {manager} | head -1"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout.split()[:2], done.stderr) == (141, ["ID", "ROLE"], "")
 
 
 def in_shell(command: str) -> subprocess.CompletedProcess[str]:
@@ -588,10 +658,8 @@ def in_shell(command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize(
-    "command", ["status", "status --cluster", "list nodes", "members list", "put node -f node.json"]
-)
-def test_a_command_works_with_closed_output(
+@pytest.mark.parametrize("command", ["status --check", "put node -f node.json", "delete node none"])
+def test_a_command_that_does_something_works_with_closed_output(
     manager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """(Pins a bug: "internal error, AttributeError: 'NoneType' object has no attribute 'isatty'".)"""
@@ -599,7 +667,7 @@ def test_a_command_works_with_closed_output(
     (tmp_path / "node.json").write_text('{"id": "node-of-closed-output"}')
     for streams in (">&-", ">&- 2>&-", "<&- >&- 2>&-"):
         done = in_shell(f"{command} --data-dir {manager} {streams}")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, "" if "2>&-" in streams or "none" not in command else NOTHING)
 
 
 @pytest.mark.parametrize("command", ["put node -f -", "put ca -f -", "import -"])
@@ -611,12 +679,26 @@ def test_closed_input_is_one_line(manager: Path, command: str) -> None:
     assert "stdin is closed: name a file" in done.stderr
 
 
-def test_closed_output_is_an_error_for_data(warren: Command, manager: Path, tmp_path: Path) -> None:
-    (tmp_path / "ca").write_bytes(b"ca")
-    assert warren("put", "ca", "-f", tmp_path / "ca", "--data-dir", manager).text
-    for command in ("export -", "get ca --show"):
-        done = in_shell(f"{command} --data-dir {manager} >&-")
-        assert (done.returncode, done.stderr) == (1, "warren-raft: stdout: Bad file descriptor\n")
+@pytest.mark.parametrize("command", [*SHOWING, "top", "watch"])
+def test_closed_output_is_an_error_for_a_command_that_shows_something(
+    shown: Callable[[str], str], command: str
+) -> None:
+    """(Pins two bugs: "stdout: Bad file descriptor", and exit code 0 for a list that went nowhere.)"""
+    done = in_shell(f"{shown(command)} >&-")
+    text = "stdout is closed: send the output to a file or a pipe"
+    told = json.loads(done.stderr)["error"]["text"] if "json" in command else done.stderr
+    assert (done.returncode, told) == (1, text if "json" in command else f"warren-raft: {text}\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["export NODE", "snapshot save NODE", "snapshot export SAVED -o NODE", "doctor NODE"]
+)
+def test_closed_output_is_an_error_for_its_own_name(shown: Callable[[str], str], command: str) -> None:
+    """(Pins a bug: "Bad file descriptor", without a name.)"""
+    for node, redirected in (("/dev/stdout", ">&-"), ("/dev/fd/7", "7>&-")):
+        done = in_shell(f"{shown(command.replace('NODE', node))} {redirected}")
+        text = f"{node} is closed: send the output to a file or a pipe"
+        assert (done.returncode, done.stderr) == (1, f"warren-raft: {text}\n")
 
 
 def test_an_import_works_with_closed_messages(manager: Path, tmp_path: Path) -> None:

@@ -143,10 +143,13 @@ def node_descriptor(path: str | os.PathLike[str]) -> int:
     number = _own_descriptor(path)
     if number is None:
         return os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    if number <= _STDERR and not os.get_inheritable(number):
-        # It was closed when this process began, and is another file of ours by now: perhaps the database.
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), os.fspath(path))
-    return os.dup(number)
+    try:
+        if number <= _STDERR and not os.get_inheritable(number):
+            # It was closed when this process began, and is another file of ours by now: perhaps the database.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return os.dup(number)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 @contextmanager
