@@ -93,7 +93,7 @@ class Backups:
         self.in_use: str | None = None
         """A file that is not removed meanwhile."""
         self.wanted = False
-        """Any thread may set it: a backup is due now."""
+        """Any thread may set it: a backup is due now, between two regular ones."""
         self.oldest_index: int | None = None
         """The index of the oldest backup of this cluster that is kept; None: not known. A file that could not be read
         just now may be older than those that could."""
@@ -276,16 +276,30 @@ class Backups:
         return path, manifest.cluster_id
 
     def _prune(self, backups: list[tuple[str, SnapshotInfo]], saved: str) -> list[tuple[str, SnapshotInfo]]:
-        """Remove all but the newest, and never the one that was just saved. Returns the remaining backups."""
+        """Remove those before the newest regular ones, and never the one that was just saved. Returns the remaining
+        backups."""
+        regular = self._regular(backups)
+        first_kept = regular[-self._keep :][0] if regular else 0
         kept = []
-        for number, backup in enumerate(backups):
+        for backup in backups:
             path = backup[0]
-            if number < self._keep or path in (saved, self.in_use):
+            if backup[1].index >= first_kept or path in (saved, self.in_use):
                 kept.append(backup)
             else:
                 self._files.unlink(path)
                 log_event(logger, logging.INFO, "old backup removed", path=path)
         return kept
+
+    def _regular(self, backups: list[tuple[str, SnapshotInfo]]) -> list[int]:
+        """The indexes of the backups that count: not those that were wanted less than an interval after one that
+        counts. The entries behind an interruption follow such a backup, and it must not shorten the history."""
+        found: list[int] = []
+        counted_at: datetime | None = None
+        for _, manifest in reversed(backups):
+            if counted_at is None or not 0 <= (manifest.created_at - counted_at).total_seconds() < self._every:
+                counted_at = manifest.created_at
+                found.append(manifest.index)
+        return found
 
 
 def _age(backup: tuple[str, SnapshotInfo]) -> tuple[int, float]:

@@ -220,6 +220,40 @@ def test_the_newest_stay(world: World) -> None:
     assert len({read_manifest(world.directory / name).index for name in made[2:]}) == 3
 
 
+def test_backups_between_the_regular_ones_do_not_shorten_the_history(world: World) -> None:
+    """(Pins a fault: every interruption of the continuous backup removed an hour of the history.)"""
+    backups = world.backups(keep=3)
+
+    def save(minutes: int, *, wanted: bool) -> str:
+        before = set(world.names()) if world.directory.exists() else set()
+        world.change()
+        world.now += timedelta(minutes=minutes)
+        backups.wanted = wanted
+        backups.look()
+        (name,) = set(world.names()) - before
+        return name
+
+    regular, wanted = [save(60, wanted=False)], []
+    for _ in range(2):
+        wanted += [save(1, wanted=True) for _ in range(4)]
+        regular.append(save(60, wanted=False))
+    assert world.names() == sorted([*regular, *wanted])
+    assert backups.oldest_index == index_in(world, regular[0])
+    regular.append(save(60, wanted=False))
+    assert world.names() == sorted([*regular[1:], *wanted[4:]])
+    assert backups.oldest_index == index_in(world, regular[1])
+
+
+def test_wanted_backups_alone_are_not_kept_for_ever(world: World) -> None:
+    backups = world.backups(keep=3)
+    for _ in range(30):
+        world.change()
+        world.now += timedelta(minutes=50)
+        backups.wanted = True
+        backups.look()
+    assert 3 <= len(world.names()) <= 6
+
+
 def test_nothing_else_is_ever_removed(world: World, tmp_path: Path) -> None:
     (first,) = make(world, 1, keep=1)
     content = (world.directory / first).read_bytes()
