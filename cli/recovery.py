@@ -21,7 +21,7 @@ from warren_raft.support.wording import counted
 from .common import WarrenCommand, data_dir, print_json, wants_json
 from .data import progress
 from .describe import description_json, print_description
-from .tables import is_open_terminal, print_fields
+from .tables import is_open_terminal, one_line, print_fields
 
 if TYPE_CHECKING:
     from warren_raft.recovery.recover import Preview, Recovery, Survivor
@@ -159,12 +159,15 @@ def _replayed_json(replayed: Replayed) -> dict[str, Any]:
         "index": replayed.index,
         "revision": replayed.revision,
         "until": replayed.until.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "warnings": list(replayed.warnings),
     }
 
 
 def print_restored(restored: Restored) -> None:
     """Prints the new content of a data directory."""
     values = restored_json(restored)
+    for warning in restored.replayed.warnings if restored.replayed is not None else ():
+        click.echo(f"warning: {one_line(warning)}", err=True)
     if wants_json():
         print_json(values)
         return

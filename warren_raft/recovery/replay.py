@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from warren_raft.errors import InvariantViolation, RefusedForSafety, SnapshotInvalid
 from warren_raft.fsm.machine import StateMachine
@@ -19,7 +19,7 @@ from warren_raft.raft import entries
 from warren_raft.raft.log.contents import Entry
 from warren_raft.raft.membership import Change, apply_change
 from warren_raft.raft.state_machine import apply_membership, membership_of
-from warren_raft.recovery.shipped_log import Contents, Group, Mark, first_index_in, names_in
+from warren_raft.recovery.shipped_log import Contents, Group, Mark, first_index_in, names_in, newest_index_in
 from warren_raft.snapshots.backups import backup_index_in
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 
@@ -43,6 +43,8 @@ class Replayed:
     """The revision that was reached, in the numbers of the old cluster."""
     until: datetime
     """A moment soon after the last of these changes: when the leader wrote them to the backup directory."""
+    warnings: tuple[str, ...] = ()
+    """A sentence about each file that was found damaged, and was not needed."""
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Plan:
     end: Mark
     paths: list[str] = field(default_factory=list)
     size_bytes: int = 0
+    warnings: tuple[str, ...] = ()
     reached: Mark | None = None
     _stopped_at: int = 0
 
@@ -73,7 +76,11 @@ class Plan:
         """After `replay`."""
         assert self.reached is not None
         return Replayed(
-            files=tuple(self.paths), index=self.reached.index, revision=self.reached.revision, until=self.end.at
+            files=tuple(self.paths),
+            index=self.reached.index,
+            revision=self.reached.revision,
+            until=self.end.at,
+            warnings=self.warnings,
         )
 
     def replay(self, machine: StateMachine) -> None:
@@ -188,6 +195,7 @@ def plan(file: str, old: SnapshotInfo, to_revision: ToRevision) -> Plan:
         )
     if wanted is None:
         _require_nothing_newer(file, old, found.end.index)
+    found.warnings = chain.warnings
     return found
 
 
@@ -223,6 +231,15 @@ def _end_in(contents: Contents, wanted: int | None) -> Mark:
     return contents.groups[-1].mark
 
 
+class _Damaged(NamedTuple):
+    """A file of which a part, or all, cannot be read."""
+
+    path: str
+    text: str
+    newest_index: int | None
+    """Of its last mark; None: not known."""
+
+
 class _Chain:
     """The files of one cluster in a directory, each read at most once and let go of when the chain has passed it."""
 
@@ -235,8 +252,10 @@ class _Chain:
         self._earlier = earlier[-EARLIER_FILES_MAX:]
         """Files that begin before the snapshot's end: read if those behind them do not lead on."""
         self._read: list[Contents] = []
-        self._problems: list[str] = []
-        """Of the files that were read: those that are damaged."""
+        self._damaged: list[_Damaged] = []
+        """Of the files that were read."""
+        self._begins = (0, "")
+        """Of the newest undamaged file that was read."""
 
     def next(self, index: int) -> Contents | None:
         """The file that leads furthest beyond the entry `index`; None: none does."""
@@ -277,26 +296,53 @@ class _Chain:
         try:
             contents = Contents(path)
         except SnapshotInvalid as error:
-            self._problems.append(str(error))
+            self._damaged.append(_Damaged(path, str(error), newest_index_in(path)))
+            return
+        except OSError as error:
+            self._damaged.append(_Damaged(path, f"{path} cannot be read: {error.strerror or error}", None))
             return
         if contents.header.cluster_id != self._old.cluster_id:
             return
         if contents.problem:
-            self._problems.append(f"{path} {contents.problem}")
+            self._damaged.append(_Damaged(path, f"{path} {contents.problem}", contents.newest_index))
+        elif contents.groups:
+            self._begins = max(self._begins, _begin(path))
         self._read.append(contents)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence about each file that was read and is damaged."""
+        return tuple(f"{each.text}; it was not needed" for each in self._damaged)
+
+    def _damage(self, index: int) -> str:
+        """The damaged files that may hold entries behind this one; "" if there are none. A leader writes all entries
+        from the first one of its file on, so a file has none that a file begun later lacks."""
+        found = [
+            each.text
+            for each in self._damaged
+            if (_begin(each.path) > self._begins if each.newest_index is None else each.newest_index > index)
+        ]
+        return f": {'; '.join(found[:PROBLEMS_SHOWN])}" if found else ""
 
     def why(self, index: int) -> str:
         """Why the chain ends at this entry although there may be more; "" if nothing shows that there is more."""
-        if self._problems:
-            return f": {'; '.join(self._problems[:PROBLEMS_SHOWN])}"
+        if damage := self._damage(index):
+            return damage
         if self._read:
             paths = ", ".join(each.path for each in self._read)
             return f": {paths} has the entry {index} with another term, so it is of another history of this cluster"
         while self._unread and not self._read:
             self._take(self._unread.pop(0))
+        if damage := self._damage(index):
+            return damage
         if self._read:
             first = self._read[0].header.first_index
             return (
                 f": the entries {index + 1} to {first - 1} are in no file, and {self._read[0].path} begins behind them"
             )
         return ""
+
+
+def _begin(path: str) -> tuple[int, str]:
+    """The order in which files were begun: by the first index, then by the time in the name."""
+    return first_index_in(path), os.path.basename(path)

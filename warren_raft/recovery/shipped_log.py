@@ -139,7 +139,8 @@ def first_index_in(name: str) -> int:
 
 
 class Contents:
-    """A file that was read into memory. `problem`: the damage behind the last group; "" if there is none."""
+    """A file that was read into memory. `problem`: the damage behind the last group; "" if there is none.
+    `newest_index`: the index of the last mark, also of one behind the damage; None: there is no mark."""
 
     def __init__(self, path: str) -> None:
         """Raises SnapshotInvalid (the header is damaged or of a newer format), OSError."""
@@ -148,7 +149,10 @@ class Contents:
             self._data = file.read()
         self.header, self._start = self._read_header()
         self.problem = ""
+        self.newest_index: int | None = None
         self.groups: Final = list(self._read_groups())
+        if not self.problem and self.last is not None:
+            self.newest_index = self.last.index
 
     @property
     def last(self) -> Mark | None:
@@ -210,21 +214,28 @@ class Contents:
                 position += _RECORD_HEAD_BYTES + len(content)
         except (form.Damaged, ValueError, OverflowError, OSError) as error:
             # A crash tears only the bytes behind the last synced mark. If a whole mark follows, they were synced.
-            if _has_mark(data, position + 1):
+            self.newest_index = _last_mark_index(data, position + 1)
+            if self.newest_index is not None:
                 self.problem = f"is damaged at byte {position}: {error}"
 
 
-def _has_mark(data: bytes, start: int) -> bool:
-    """Whether a whole mark begins at `start` or behind it."""
+def newest_index_in(path: str) -> int | None:
+    """The index of the last mark in a file with a damaged header, or of a newer format; None: no mark is found. Raises
+    OSError."""
+    with open(path, "rb") as file:
+        return _last_mark_index(file.read(), 0)
+
+
+def _last_mark_index(data: bytes, start: int) -> int | None:
+    """The index of the last whole mark that begins at `start` or behind it; None: there is none."""
     size = _RECORD_HEAD_BYTES + _MARK.size
     wanted = _MARK.size.to_bytes(4, "little") + bytes([MARK])  # the length of its data, its kind
-    at = data.find(wanted, start)
-    while at >= 0:
+    end = len(data)
+    while (at := data.rfind(wanted, start, end)) >= 0:
         begin = at - 4  # the CRC
-        try:
-            if begin >= start and [record[0] for record in form.records(data, begin, begin + size)] == [MARK]:
-                return True
-        except form.Damaged:
-            pass
-        at = data.find(wanted, at + 1)
-    return False
+        with suppress(form.Damaged):
+            found = list(form.records(data, begin, begin + size)) if begin >= start else []
+            if [record[0] for record in found] == [MARK]:
+                return found[0][1]
+        end = at + len(wanted) - 1
+    return None
