@@ -95,7 +95,7 @@ def test_the_four_pages(manager: wr.ReplicatedStore, connect: Connect) -> None:
         "[+]digest ok",
         "[+]space excluded: ok",
         "[+]links ok",
-        "warn: no check has the name sapce",
+        'warn: some health checks cannot be excluded: no matches for "sapce"',
         "readyz check passed",
     ]
     code, text = asked(connect(manager), "/status")
@@ -107,6 +107,28 @@ def test_the_four_pages(manager: wr.ReplicatedStore, connect: Connect) -> None:
     assert "process_start_time_seconds" in text
     assert "storage_nodes_total" not in text
     assert "storage_nodes_total" in asked(connect(manager), "/metrics?legacy_names")[1]
+
+
+def test_an_unknown_check_to_exclude_is_named_without_verbose_too(manager: wr.ReplicatedStore) -> None:
+    """(Pins a bug: the answer to a mistyped probe was "ok" alone.)"""
+    warning = "warn: some health checks cannot be excluded: no matches for"
+    for page, check, foreign in (("/readyz", "space", "raft-thread"), ("/livez", "raft-thread", "space")):
+        answer = asked(by_port(manager), f"{page}?exclude=x&exclude=nonsense&exclude={check}&exclude={foreign}")
+        named = ", ".join(f'"{name}"' for name in sorted([foreign, "nonsense", "x"]))
+        assert answer == (200, f"ok\n{warning} {named}\n")
+    injected = asked(by_port(manager), "/readyz?exclude=%0aok%1b%5b2J")[1]
+    assert injected == f'ok\n{warning} "\\nok\\x1b[2J"\n'
+
+
+@pytest.mark.parametrize("connect", [by_port, by_socket])
+def test_no_answer_is_taken_for_another_type_than_it_says(manager: wr.ReplicatedStore, connect: Connect) -> None:
+    """A browser guesses at the type of a text without this header."""
+    answers = ["/livez", "/readyz?verbose", "/status", "/metrics", "/nothing", "/livez?" + "&".join(["exclude=a"] * 60)]
+    for path in answers + ["/livez?" + "a" * 70_000] * (connect is by_port):
+        with closing(connect(manager)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            assert response.headers.get_all("X-Content-Type-Options") == ["nosniff"], path
 
 
 def test_the_port_has_these_pages_alone_and_changes_nothing(manager: wr.ReplicatedStore) -> None:

@@ -45,7 +45,7 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
-from warren_raft.health.pages import Page, Pages
+from warren_raft.health.pages import HEADERS, Page, Pages
 from warren_raft.model.json_form import from_json, read_base64
 from warren_raft.model.validation import Refused
 from warren_raft.results import MemberStatus, Status
@@ -344,8 +344,12 @@ def _application(calls: _Calls, pages: Pages | None) -> web.Application:
             log_event(log, logging.WARNING, "snapshot refused", error)
             return _refusal(error)
 
+    async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(HEADERS)
+
     senders = Senders()
     application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+    application.on_response_prepare.append(add_headers)
     application.router.add_post("/v1/snapshot", snapshot)
     application.router.add_post("/v1/{operation}", answer)
     if pages is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,12 +17,15 @@ from warren_raft.alarms import Alarm
 from warren_raft.errors import Closed, WarrenError
 from warren_raft.health.checks import CHECKS, life_problem
 from warren_raft.results import Status
+from warren_raft.support.wording import printable
 
 if TYPE_CHECKING:
     from warren_raft.metrics.meters import Meters
 
 TEXT: Final = "text/plain; charset=utf-8"
 JSON: Final = "application/json"
+HEADERS: Final[Mapping[str, str]] = MappingProxyType({"X-Content-Type-Options": "nosniff"})
+"""Of every answer: a browser must not guess at its type."""
 _FIELDS_MAX: Final = 50
 """The most parameters of a page."""
 
@@ -109,13 +113,17 @@ def _judged(name: str, problems: Mapping[str, str], query: Query) -> Page:
     excluded = set(query.get("exclude", ()))
     lines = [_line(check, problem, check in excluded) for check, problem in problems.items()]
     unknown = sorted(excluded - problems.keys())
-    if unknown:
-        lines.append(f"warn: no check has the name {', '.join(unknown)}")
+    warning = [f"warn: some health checks cannot be excluded: no matches for {', '.join(map(_quoted, unknown))}"]
     failed = any(problem and check not in excluded for check, problem in problems.items())
     if not failed and "verbose" not in query:
-        return _text(HTTPStatus.OK, "ok")
+        return _text(HTTPStatus.OK, "\n".join(["ok", *(warning if unknown else ())]))
+    lines += warning if unknown else ()
     lines.append(f"{name} check {'failed' if failed else 'passed'}")
     return _text(HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK, "\n".join(lines))
+
+
+def _quoted(name: str) -> str:
+    return f'"{printable(name)}"'
 
 
 def _line(check: str, problem: str, is_excluded: bool) -> str:

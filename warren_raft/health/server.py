@@ -19,7 +19,7 @@ from socketserver import ThreadingMixIn
 from typing import Any, Final
 
 from warren_raft.errors import InUse
-from warren_raft.health.pages import TEXT, Page, Pages
+from warren_raft.health.pages import HEADERS, TEXT, Page, Pages
 from warren_raft.support.forking import let_go_in_child
 from warren_raft.support.log_lines import log_event
 
@@ -151,6 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(page.body)
+
+    def end_headers(self) -> None:
+        """Of an error of the HTTP server itself too."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Requests are not logged: a probe comes every few seconds."""

@@ -159,11 +159,16 @@ class BoltFile:
         )
         sound = [meta for meta in (first, second) if meta is not None]
         if not sound:
-            raise self._fault("neither of its two meta pages is sound")
+            least = META_PAGES * PAGE_SIZES[0]
+            cut = f": it was truncated, {self._size_bytes} of its bytes are left" if self._size_bytes < least else ""
+            raise self._fault(f"neither of its two meta pages is sound{cut}")
         meta = max(sound, key=lambda meta: meta.transaction)
-        if meta.end * meta.page_size > self._size_bytes:
-            needed = meta.end * meta.page_size
-            raise self._fault(f"it has {self._size_bytes} bytes and needs {needed}: the end of the file is missing")
+        needed = meta.end * meta.page_size
+        if needed > self._size_bytes:
+            raise self._fault(
+                f"it is shorter than its pages, {self._size_bytes} of {needed} bytes: it was truncated, perhaps by a "
+                "copy that was cut short; copy the whole file again, while Warren is stopped"
+            )
         return meta, len(sound) < META_PAGES
 
     def _meta_at(self, offset: int) -> Meta | None:
@@ -177,7 +182,7 @@ class BoltFile:
         )
         if (magic, version) != (MAGIC, VERSION) or checksum != fnv_1a(body[:-8]):
             return None
-        if page_size not in PAGE_SIZES or not META_PAGES < end <= self._size_bytes // 512:
+        if page_size not in PAGE_SIZES or end <= META_PAGES:
             raise self._fault(f"the meta page at byte {offset} has a page size of {page_size} and {end} pages")
         return Meta(page_size, root, freelist, end, transaction)
 

@@ -19,6 +19,24 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def printable(text: str) -> str:
+    """The text with `\\x07` or the like in the place of each character that a terminal would not print as it is: a name
+    may have been made to move its cursor or to ring its bell."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def in_units(size_bytes: int) -> str:
+    """`276.0 KiB`: the size in the largest unit that gives a number of at least 1."""
+    size, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.1f} {units[0]}" if units[0] != "B" else f"{size_bytes} B"
+
+
 def did_you_mean(typed: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, with the known word that is nearest to the typed one, whatever their cases are; empty if no
     known word is near."""
