@@ -214,7 +214,7 @@ class Alarms:
     def tick(self) -> None:
         """Clear the alarms that have ended by time, and log every alarm that has lasted for another REMIND_SECONDS.
 
-        A manager's housekeeping calls it every second or so.
+        A manager calls it every second.
         """
         now = self._monotonic()
         ended, due = [], []

@@ -136,7 +136,7 @@ def test_a_killed_manager_comes_back_to_the_last_change_or_to_the_one_before_the
     assert ids == {"good", "mistake"}
     (log,) = backups.glob("*.log")
     assert answer["replayed"]["files"] == [str(log)]
-    assert set(answer["replayed"]) == {"files", "index", "revision", "until"}
+    assert set(answer["replayed"]) == {"files", "index", "revision", "until", "warnings"}
     missing = ("--node-id", "m1", "--member", f"m1={address}", "--to-revision", str(before_the_mistake + 2))
     ran = warren("snapshot", "restore", base, "--data-dir", tmp_path / "missing", *missing)
     assert ran.code == 4

@@ -20,9 +20,11 @@ from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.paths import moved
 from warren_raft.errors import Unavailable
+from warren_raft.manager import slow_disk
 from warren_raft.manager.disk_space import Space
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.model.entities import Node
+from warren_raft.raft.driver import Driver
 from warren_raft.snapshots import backups
 from warren_raft.snapshots.keeper import Keeper
 from warren_raft.store.database import Database
@@ -89,6 +91,37 @@ def test_a_backup_directory_that_hangs_is_an_alarm_in_time(tmp_path: Path, monke
             wait_until(lambda: store.alarms == (), "the end of the alarm")
     finally:
         server_is_back.set()
+
+
+def test_a_disk_that_hangs_in_a_checkpoint_too_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(Pins a fault: the thread that looks for a hanging sync of the log writes the state back to the same disk, so it
+    hung there, and there was no alarm `disk-slow`, and none of the other alarms that need no disk.)"""
+    hangs, works = threading.Event(), threading.Event()
+
+    def hang(_database: Database) -> None:
+        hangs.set()
+        assert works.wait(120)
+
+    monkeypatch.setattr(slow_disk, "HANGS_SECONDS", 1.0)
+    began: list[float] = []
+    monkeypatch.setattr(Driver, "syncing_since", lambda _driver: began[0] if began else None)
+    config = alone(
+        tmp_path / "m1",
+        checkpoint_interval_seconds=0.05,
+        backup_dir=tmp_path / "none" / "b",
+        backup_every_seconds=1,
+        backup_alarm_seconds=1,
+    )
+    store = ReplicatedStore(config)
+    try:
+        monkeypatch.setattr(Database, "checkpoint", hang)
+        store.create_node(Node(id="n1"))  # something to write back
+        assert hangs.wait(60)
+        began.append(time.monotonic())
+        wait_until(lambda: {"disk-slow", "backup-old"} <= {alarm.name for alarm in store.alarms}, "the alarms")
+    finally:
+        works.set()
+        store.close()
 
 
 def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

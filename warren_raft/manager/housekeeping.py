@@ -1,8 +1,9 @@
 """The background work of a manager, once a second: measuring, writing the state back, tidying, noticing changed files.
 
-Lives here: the thread and its chores, each a few lines. Not here: measuring (disk_space.py, slow_disk.py), the
+Lives here: two threads and their chores, each a few lines. Not here: measuring (disk_space.py, slow_disk.py), the
 directory (data_dir/opening.py), the certificate (certificates/own.py). Invariant: each chore is tried in each round,
-even if another one failed; only an error that makes the manager unsafe ends the thread, and the manager.
+even if another one failed; only an error that makes the manager unsafe ends the thread, and the manager. A chore that
+reads or writes a disk never keeps the alarms about hanging disks from being raised: these have a thread of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from warren_raft.alarms import Alarms
@@ -77,16 +78,15 @@ class Housekeeping:
         self._write_back_at = time.monotonic() + self._interval_seconds
         self._written_back = -1
         """The applied index at the last checkpoint."""
+        self._looks: Final = (alarms.tick, say_slow, slow_disk.look, self._look_at_backups)
+        """They read no disk."""
         self._chores: Final = (
-            say_slow,  # before a chore that may wait for a slow disk
             self._look_at_descriptors,
             self._look_at_directory,
             self._look_at_certificate,
             self._note_ready,
             self._tidy,
-            slow_disk.look,
             self._look_at_foreign_readers,
-            self._look_at_backups,
             self.measure,
             self.remember,
             self._write_back,
@@ -96,15 +96,27 @@ class Housekeeping:
         """Keep house until `stop` is set, or until the manager has to stop."""
         pause = min(PAUSE_SECONDS, self._interval_seconds)
         while not stop.wait(pause if self._is_noted else min(pause, NOTE_READY_SECONDS)):
-            self._alarms.tick()
-            for chore in self._chores:
-                try:
-                    chore()
-                except Exception as error:  # noqa: BLE001 - the thread must go on checking the disk
-                    if isinstance(error, WarrenError) and shortage_of(error) is None:
-                        self._stop_manager(error)
-                        return
-                    self._note_failed(error)
+            if not self._all_done(self._chores):
+                return
+
+    def watch(self, stop: threading.Event) -> None:
+        """The alarms about hanging disks, and the log lines about slow writes, until `stop` is set. In another thread
+        than `run`, which may hang in a checkpoint."""
+        while not stop.wait(PAUSE_SECONDS):
+            if not self._all_done(self._looks):
+                return
+
+    def _all_done(self, chores: Iterable[Callable[[], object]]) -> bool:
+        """Returns False if the manager has to stop."""
+        for chore in chores:
+            try:
+                chore()
+            except Exception as error:  # noqa: BLE001 - the thread must go on checking the disk
+                if isinstance(error, WarrenError) and shortage_of(error) is None:
+                    self._stop_manager(error)
+                    return False
+                self._note_failed(error)
+        return True
 
     def measure(self) -> None:
         """Give the values to consensus, which sends them to the others. See raft/health.py for how often."""

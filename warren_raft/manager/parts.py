@@ -125,6 +125,7 @@ class Parts:
         self._commander: threading.Thread | None = None
         self._shipper: threading.Thread | None = None
         self._housekeeper: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
         self._judge: threading.Thread | None = None
         self._close_error: BaseException | None = None
         self._closers: dict[threading.Thread, None] = {}
@@ -239,6 +240,7 @@ class Parts:
             self._pages = make_pages()
             self._pages.start()
         self._housekeeper = self._started("warren-raft-housekeeping", self._housekeeping.run)
+        self._watcher = self._started("warren-raft-disk-watch", self._housekeeping.watch)
         self._judge = self._started("warren-raft-heartbeats", self.heartbeats.run)
         if self.backups is not None:
             self._backups = self._started("warren-raft-backups", self.backups.run)
@@ -393,6 +395,8 @@ class Parts:
         self.opened.keeper.closing.set()
         if self._housekeeper is not None:
             self._housekeeper.join(HANGS_SECONDS)
+        if self._watcher is not None:
+            self._watcher.join(GRACE_SECONDS)
         if self._judge is not None:
             self._judge.join(GRACE_SECONDS)
         if self._backups is not None:
