@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import warren_raft as wr
 from warren_raft import ContainerState, NodeStatus
@@ -33,6 +34,11 @@ QUIET_SECONDS = 5.0
 BATCH_MAX = 1000  # changes of a kind in one command; the next pass follows at once
 
 
+class Change(NamedTuple):
+    verb: str  # create, delete or update
+    container: wr.Container
+
+
 def reconcile(store: wr.Store, lead: wr.Lead) -> None:
     """Each service gets as many containers as it should have. The ids may be random: this pass reads all that the
     passes before it did, also if a write was not answered in time (Unavailable)."""
@@ -40,26 +46,43 @@ def reconcile(store: wr.Store, lead: wr.Lead) -> None:
         there = {node.id for node in view.list_nodes() if node.status != NodeStatus.DOWN}
         found = [(service, view.list_containers_by_service(service.id)) for service in view.list_services()]
     for service, containers in found:
-        missing = min(service.replicas - len(containers), BATCH_MAX)
-        kept, removed = containers[: service.replicas], containers[service.replicas :][:BATCH_MAX]
-        lost = [each for each in kept if each.node_id and each.node_id not in there][:BATCH_MAX]
-        if missing <= 0 and not (removed or lost):
-            continue  # a batch with conditions only is a log entry too
+        kept, removed = containers[: service.replicas], containers[service.replicas :]
+        lost = [each for each in kept if each.node_id and each.node_id not in there]
         try:
-            with lead.batch() as batch:
-                batch.require("service", service.id, service.revision)  # nobody has changed or deleted it meanwhile
-                for _ in range(missing):
-                    id_ = f"{service.id}-{uuid.uuid4().hex[:12]}"
-                    new = wr.Container(id=id_, service_id=service.id, image=service.image)
-                    batch.create_container(new, if_revision=0)
-                for each in removed:
-                    batch.delete_container(each.id, if_revision=each.revision)
-                for each in lost:
-                    batch.update_container(replace(each, node_id="", actual_state=""), if_revision=each.revision)
+            new = [new_container(service) for _ in range(min(service.replicas - len(containers), BATCH_MAX))]
+            changes = [Change("create", each) for each in new]
+            changes += [Change("delete", each) for each in removed[:BATCH_MAX]]
+            changes += [Change("update", replace(each, node_id="", actual_state="")) for each in lost[:BATCH_MAX]]
+            if changes:  # a batch with conditions only is a log entry too
+                carry_out(lead, service, changes)
         except wr.RevisionConflict:
             pass  # the next pass decides again
         except wr.InvalidEntity as error:  # its id leaves no room for those of containers: the others go on
             print(f"service {service.id} stays as it is: {error}", file=sys.stderr)
+
+
+def new_container(service: wr.Service) -> wr.Container:
+    return wr.Container(id=f"{service.id}-{uuid.uuid4().hex[:12]}", service_id=service.id, image=service.image)
+
+
+def carry_out(lead: wr.Lead, service: wr.Service, changes: list[Change]) -> None:
+    """In one command, or in two halves if it is too large: a command has at most 4 MiB."""
+    try:
+        with lead.batch() as batch:
+            batch.require("service", service.id, service.revision)  # nobody has changed or deleted it meanwhile
+            for verb, container in changes:
+                if verb == "create":
+                    batch.create_container(container, if_revision=0)
+                elif verb == "delete":
+                    batch.delete_container(container.id, if_revision=container.revision)
+                else:
+                    batch.update_container(container, if_revision=container.revision)
+    except wr.InvalidEntity:
+        if len(changes) == 1:
+            raise
+        half = len(changes) // 2
+        carry_out(lead, service, changes[:half])
+        carry_out(lead, service, changes[half:])
 
 
 def schedule(store: wr.Store, lead: wr.Lead) -> None:

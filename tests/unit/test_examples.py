@@ -200,6 +200,23 @@ def test_a_service_whose_containers_are_large_is_made_in_parts(tmp_path: Path) -
         assert made == [2, 5]
 
 
+def test_large_containers_of_the_one_file_are_made_and_taken_from_a_lost_node_in_parts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """(Pins a fault: a batch that was too large for one command was the same in each pass, for ever.)"""
+    with wr.LocalStore(tmp_path) as store, store.leading() as lead:
+        store.create_service(wr.Service(id="web", name="web", replicas=9, image="x" * 900_000))
+        small_orchestrator.reconcile(store, lead)
+        assert len(store.list_containers()) == 9
+        for each in store.list_containers():
+            store.update_container(replace(each, node_id="gone"))
+        small_orchestrator.reconcile(store, lead)
+        assert {each.node_id for each in store.list_containers()} == {""}
+        store.create_service(wr.Service(id="a" * 505, name="a", replicas=100))
+        small_orchestrator.reconcile(store, lead)
+    assert capfd.readouterr().err.count("\n") == 1
+
+
 def test_containers_of_a_node_that_was_deleted_are_placed_again(tmp_path: Path) -> None:
     with wr.LocalStore(tmp_path) as store, store.leading() as lead:
         setup(store)
