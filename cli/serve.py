@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +40,7 @@ from .common import (
 )
 from .service_manager import ServiceManager
 from .settings import gathered, settings_options
+from .signals import handled
 
 if TYPE_CHECKING:
     from warren_raft.manager.store import ReplicatedStore
@@ -75,29 +76,49 @@ def serve(*, log_level: str, **options: Any) -> None:
                  --member m3=127.0.0.1:7948 --data-dir data/m1
     """
     _log_to_stderr(log_level)
-    with _failure_kept(named_data_dir(), options["node_id"]):
+    with _start_error_logged(options["node_id"]), _failure_kept(named_data_dir(), options["node_id"]):
         config = gathered(options).config
     if not forbid_core_dumps():
         text = "a core dump of this process would hold secrets: allow it to call prctl, or set LimitCORE=0"
         log_event(log, logging.WARNING, "core dumps not forbidden", text, node=config.node_id)
     from warren_raft.manager.store import ReplicatedStore
 
+    signals = _Signals()
+    with signals.handled(), _failure_kept(config.directory, config.node_id):
+        with _start_error_logged(config.node_id):
+            store = ReplicatedStore(config)
+        with store:
+            _run(store, config, signals)
+
+
+def _run(store: ReplicatedStore, config: Config, signals: _Signals) -> None:
+    """Until the manager fails, or the process is asked to end. Raises the error of a manager that stopped by itself."""
     service_manager = ServiceManager()
-    with _Signals() as signals, _failure_kept(config.directory, config.node_id), ReplicatedStore(config) as store:
-        _forget_failure(config)
-        if _wait_ready(store, signals, service_manager):
-            service_manager.ready()
-            _say_ready(config, store.leader)
-        while not signals.must_stop() and not store.wait_failed(POLL_SECONDS):
-            service_manager.look(store)
-            if signals.take_hang_up():
-                store.reload_certificate()
-        failure = store.failure
-        if failure is not None:
-            service_manager.failed(failure)
-            raise failure
-        service_manager.stopping()
-        log_event(log, logging.INFO, "stop requested", node=config.node_id, signal=signals.stopped_by)
+    _forget_failure(config)
+    if _wait_ready(store, signals, service_manager):
+        service_manager.ready()
+        _say_ready(config, store.leader)
+    while not signals.must_stop() and not store.wait_failed(POLL_SECONDS):
+        service_manager.look(store)
+        if signals.take_hang_up():
+            store.reload_certificate()
+    failure = store.failure
+    if failure is not None:
+        service_manager.failed(failure)
+        raise failure
+    service_manager.stopping()
+    log_event(log, logging.INFO, "stop requested", node=config.node_id, signal=signals.stopped_by)
+
+
+@contextmanager
+def _start_error_logged(node_id: str | None) -> Iterator[None]:
+    """Logs the error of a manager that does not start, with its time, as everything else in the log has one."""
+    try:
+        yield
+    except (WarrenError, OSError, click.ClickException) as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        log_event(log, logging.ERROR, "manager not started", text, node=node_id)
+        raise
 
 
 @contextmanager
@@ -176,17 +197,11 @@ class _Signals:
         self.stopped_by = ""
         """The name of the signal that asked for the end; empty before the signal."""
         self._hang_ups = self._seen_hang_ups = 0
-        self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._on_stop)
-        self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hang_up)
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def handled(self) -> AbstractContextManager[None]:
+        """The time in which the handlers are in force."""
+        on_stop = self._on_stop
+        return handled({signal.SIGTERM: on_stop, signal.SIGINT: on_stop, signal.SIGHUP: self._on_hang_up})
 
     def must_stop(self) -> bool:
         """Whether the process was asked to end."""

@@ -10,8 +10,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +18,7 @@ from warren_raft.support.wording import counted
 
 from .common import WarrenCommand, print_json, refuse_file, wants_json
 from .recovery import shares
+from .signals import handled
 from .snapshot_contents import file_argument
 from .tables import print_table
 
@@ -51,7 +50,8 @@ def drill(file: str, scratch: str | None) -> None:
         scratch = os.path.expanduser(scratch)
         refuse_file(scratch, "--scratch")
     logging.getLogger("warren_raft").addHandler(logging.NullHandler())  # a problem of that manager ends the drill
-    with _ended_by_signals(), shares("drilling") as report:
+    # They end the command like Ctrl-C: as an exception, so that everything is removed.
+    with handled({signal.SIGTERM: _exit, signal.SIGHUP: _exit}), shares("drilling") as report:
         done = carry_out(file, scratch=scratch, progress=report)
     if wants_json():
         print_json(drill_json(done))
@@ -75,17 +75,6 @@ def drill_json(done: Drill) -> dict[str, Any]:
         "counts": dict(done.counts),
         "from": done.old.to_json(),
     }
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command like Ctrl-C: as an exception, so that everything is removed."""
-    previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _exit(number: int, _frame: object) -> None:

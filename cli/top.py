@@ -25,6 +25,7 @@ from warren_raft.errors import WarrenError
 
 from .common import ShowingCommand, manager, print_json, wants_json
 from .readings import STAGES, Reading, began_again, changes_per_second, histograms_in, quantiles
+from .signals import handled
 from .status import contact_shown, role_shown, size_shown
 from .tables import age, is_open_terminal, one_line, time_shown
 
@@ -127,13 +128,12 @@ def _keys() -> Iterator[Callable[[float], str]]:
         ready, _, _ = select.select([descriptor], [], [], seconds)
         return os.read(descriptor, 1024).decode(errors="replace") or "q" if ready else ""
 
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        tty.setcbreak(descriptor)
-        yield pressed
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGTERM, previous)
+    with handled({signal.SIGTERM: lambda *_: sys.exit(128 + signal.SIGTERM)}):
+        try:
+            tty.setcbreak(descriptor)
+            yield pressed
+        finally:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 # ---------------------------------------------------------------------------------------------- the frame

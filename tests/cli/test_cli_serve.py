@@ -25,7 +25,7 @@ from tests.busy_machine import in_time
 from warren_raft.disk import last_failure
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft.way_back import way_back
-from warren_raft_cli import serve
+from warren_raft_cli import serve, signals
 from warren_raft_cli.common import DurationType
 from warren_raft_cli.serve import KeyValueFormatter
 
@@ -522,3 +522,40 @@ def test_a_start_beside_a_running_manager_leaves_no_failure_in_its_directory(
     serve._keep_failure(os.fspath(tmp_path / "m1"), "m1", RefusedForSafety("its files belong to user warren"))
     assert not (tmp_path / "m1" / last_failure.FILE_NAME).exists()
     assert process.stop() == 0
+
+
+def test_the_error_of_a_start_is_in_the_log_too(tmp_path: Path) -> None:
+    """(Pins a fault: it was the only line without a time, so nobody knew which restart it belonged to.)"""
+    for arguments, code in (
+        ((), 2),
+        (("--node-id", "m1", "--listen", "192.0.2.1:7946", "--member", "m1=192.0.2.1:7946"), 4),
+    ):
+        command = [sys.executable, "-m", "warren_raft_cli", "serve", "--data-dir", str(tmp_path / "m1"), *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        *_, logged, told = ran.stderr.splitlines()
+        assert ran.returncode == code, ran.stderr
+        assert told.startswith("warren-raft: ")
+        assert re.match(r"time=\S+Z level=error logger=\S+ message=\"manager not started\"", logged), logged
+        assert told.removeprefix("warren-raft: ")[:40] in logged.replace('\\"', '"')
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals) -> None:
+    """(Pins a fault: `nohup warren-raft snapshot drill` ended when its terminal was closed.)"""
+    came: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        came.append(number)
+
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with signals.handled({number: note}):
+            signal.raise_signal(number)
+        assert came == []
+        assert signal.signal(number, signal.SIG_DFL) == signal.SIG_IGN
+        with signals.handled({number: note}):
+            signal.raise_signal(number)
+        assert came == [number]
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
