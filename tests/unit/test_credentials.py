@@ -24,7 +24,7 @@ NOW = datetime.now(UTC)
 
 def test_a_key_and_certificate_of_the_cluster_are_loaded(tmp_path: Path) -> None:
     credentials = Authority().credentials(tmp_path, "m1", trust_domain="prod.example")
-    assert credentials.identity == Identity("prod.example", "m1", credentials.serial, credentials.not_after)
+    assert credentials.identity == Identity("prod.example", "m1", credentials.identity.serial, credentials.not_after)
     assert int(credentials.serial, 16) > 0
     assert credentials.not_before < time.time() < credentials.not_after
     for context in (credentials.server, credentials.client):

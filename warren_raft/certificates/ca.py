@@ -23,7 +23,7 @@ from ..disk.durable import make_directory, replace_file
 from ..disk.files import OS_FILES
 from ..disk.paths import absolute
 from ..errors import InvalidConfig, InvalidEntity, RefusedForSafety
-from .identity import parse_uri, uri_of
+from .identity import parse_uri, serial_shown, uri_of
 from .join_files import JoinFile, KeyAndCertificates, require_private
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class CertificateFacts:
     subject: str
     issuer: str
     serial: str
-    """In hexadecimal."""
+    """As `openssl x509 -serial` prints it."""
     not_before: datetime
     not_after: datetime
     sha256: str
@@ -66,7 +66,7 @@ class CertificateFacts:
 
 
 def serial_text(number: int) -> str:
-    """A serial number in the form of links and of `status`."""
+    """A serial number in the form of links, of the member list and of the registry."""
     return f"{number:x}"
 
 
@@ -97,7 +97,7 @@ def facts_of(pem: str) -> list[CertificateFacts]:
                 names=uris,
                 subject=certificate.subject.rfc4514_string(),
                 issuer=certificate.issuer.rfc4514_string(),
-                serial=serial_text(certificate.serial_number),
+                serial=serial_shown(serial_text(certificate.serial_number)),
                 not_before=certificate.not_valid_before_utc,
                 not_after=certificate.not_valid_after_utc,
                 sha256=certificate.fingerprint(hashes.SHA256()).hex(),
@@ -178,8 +178,13 @@ class Authority:
         return {id_: each["address"] for id_, each in _read_registry(self._path(REGISTRY))["managers"].items()}
 
     def issued(self) -> dict[str, list[dict[str, str]]]:
-        """Id to the certificates that were issued for it, oldest first: `serial` and `not_after`."""
-        return {id_: list(each["issued"]) for id_, each in _read_registry(self._path(REGISTRY))["managers"].items()}
+        """Id to the certificates that were issued for it, oldest first: `serial`, as `openssl x509 -serial` prints it,
+        and `not_after`."""
+        managers = _read_registry(self._path(REGISTRY))["managers"]
+        return {
+            id_: [{**one, "serial": serial_shown(one["serial"])} for one in each["issued"]]
+            for id_, each in managers.items()
+        }
 
     @property
     def certificate_pem(self) -> str:

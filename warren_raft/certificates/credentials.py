@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from warren_raft.certificates.identity import Identity, parse_uri
+from warren_raft.certificates.identity import Identity, parse_uri, serial_shown
 from warren_raft.certificates.tls_session import Session
 from warren_raft.errors import RefusedForSafety
 
@@ -60,7 +60,8 @@ class Credentials:
 
     @property
     def serial(self) -> str:
-        return self.identity.serial
+        """As `openssl x509 -serial` prints it."""
+        return serial_shown(self.identity.serial)
 
     @property
     def not_after(self) -> float:

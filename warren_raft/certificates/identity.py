@@ -28,6 +28,12 @@ class Identity:
     """The end of the certificate's validity, in seconds since 1970 (UTC)."""
 
 
+def serial_shown(serial: str) -> str:
+    """A serial number in hexadecimal as `openssl x509 -serial` prints it: whole bytes, in capitals. For people and
+    JSON; the member list and the CA's registry keep it without leading zeros, and compare that form."""
+    return f"{'0' * (len(serial) % 2)}{serial.upper()}"
+
+
 def uri_of(trust_domain: str, node_id: str) -> str:
     """The name of a manager in its certificate (subjectAltName, URI)."""
     return f"{SCHEME}://{trust_domain}/manager/{node_id}"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import cbor2
 
-from warren_raft.certificates.identity import Identity
+from warren_raft.certificates.identity import Identity, serial_shown
 from warren_raft.config import MEMBERS_MAX
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.refusal import Refusal
@@ -521,8 +521,8 @@ def _judge_as_member(theirs: Hello, membership: Membership, identity: Identity |
     if identity is not None and membership.is_removed(identity):
         return Refusal(
             REMOVED_CERTIFICATE,
-            f"the certificate of {theirs.node_id} (serial {identity.serial}) was used by a member that was removed; "
-            f"give it another one: warren-raft cert issue {theirs.node_id} --ca DIR",
+            f"the certificate of {theirs.node_id} (serial {serial_shown(identity.serial)}) was used by a member that "
+            f"was removed; give it another one: warren-raft cert issue {theirs.node_id} --ca DIR",
         )
     known = membership.members.get(theirs.node_id)
     if known is not None and known.incarnation == theirs.incarnation:
