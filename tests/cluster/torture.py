@@ -38,7 +38,8 @@ HOLD_SECONDS: Final = (0.2, 1.0, 2.5, 6.0)
 """The time of a fault that has no end of its own: less or more than an election takes."""
 
 REJOIN: Final = (
-    "move its data directory aside, start it on an empty directory and add it again",
+    "none of its snapshots can be used: move the data directory of ",
+    "differs from the majority's whenever it is rebuilt",
     "this manager must not vote with a part of its log: move the data directory of ",
     "this manager cannot vote with the rest of its log: move the data directory of ",
 )

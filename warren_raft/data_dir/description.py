@@ -38,7 +38,7 @@ from warren_raft.raft.membership import (
     apply_change,
     read_note,
 )
-from warren_raft.raft.way_back import way_back, way_back_unknown
+from warren_raft.raft.way_back import way_back_in
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.file import counts_of
@@ -222,16 +222,8 @@ def advice_for_log(directory: str, node_id: str = "") -> Iterator[None]:
         node_id = node_id or owner_of(directory)[0]
         if error.remedy != log_opening.REMEDY or not node_id:
             raise
-        remedy = f"{log_opening.PART_OF_LOG}: {rejoin(node_id, members)}"
+        remedy = f"{log_opening.PART_OF_LOG}: {way_back_in(members, node_id)}"
         raise Corrupted(error.path, error.detail, remedy=remedy) from error
-
-
-def rejoin(node_id: str, membership: Membership | None) -> str:
-    """The way back of a manager whose log or state is lost, as far as its directory knows its cluster."""
-    member = None if membership is None else membership.members.get(node_id)
-    if membership is None or member is None:
-        return way_back_unknown(node_id)
-    return way_back(node_id, member.address, membership.trust_domain)
 
 
 def has_one_voter(membership: Membership | None) -> bool:

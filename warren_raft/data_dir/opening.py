@@ -18,7 +18,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.certificates.identity import Identity
 from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config
-from warren_raft.data_dir.description import advice_for_log, cluster_trust_domain, has_one_voter, keep_entities, rejoin
+from warren_raft.data_dir.description import advice_for_log, cluster_trust_domain, has_one_voter, keep_entities
 from warren_raft.data_dir.local_state import refuse_local, refuse_local_state
 from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.durable import make_directory
@@ -33,6 +33,7 @@ from warren_raft.raft.log.opening import require_owner
 from warren_raft.raft.membership import Membership
 from warren_raft.raft.settings import Settings
 from warren_raft.raft.state_machine import membership_of
+from warren_raft.raft.way_back import way_back_in
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child
@@ -255,7 +256,7 @@ class OpenedDirectory:
     def _remedy(self, membership: Membership | None) -> str:
         """The next steps without a complete log."""
         if not has_one_voter(membership):
-            return f"this manager cannot vote with the rest of its log: {rejoin(self.config.node_id, membership)}"
+            return f"this manager cannot vote with the rest of its log: {way_back_in(membership, self.config.node_id)}"
         return keep_entities(str(self.config.directory))
 
     def make_engine(self, now: float, identity: Identity | None = None) -> Engine:

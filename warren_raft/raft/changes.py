@@ -38,7 +38,7 @@ from warren_raft.raft.messages import (
     WAIT,
 )
 from warren_raft.raft.rounds import Rounds
-from warren_raft.raft.way_back import way_back
+from warren_raft.raft.way_back import join_first, way_back
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.changes")
@@ -300,7 +300,7 @@ class Changes:
         answers = self._roster.guests.invite(member_id, address, self._context.now)
         link = self._roster.links.get(member_id)
         if link is None:
-            return Answer(WAIT, f"{answers}; start {member_id} there, on an empty data directory")
+            return Answer(WAIT, f"{answers}; {join_first(member_id, address, self._roster.trust_domain)}")
         if not link.hello.blank or link.hello.origin:
             return Answer(REFUSED, f"the data directory of {member_id} is not empty; start it on an empty one")
         if link.hello.address != address:

@@ -25,6 +25,7 @@ from warren_raft.raft.replacement import Cause, Event, Phase
 from warren_raft.raft.snapshots import Snapshots
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.swapping import Swap
+from warren_raft.raft.way_back import way_back_in
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.engine")
@@ -39,10 +40,6 @@ RELIEF_SECONDS: Final = 5.0
 """A leader with a wrong state offers leadership to others for this long; then it replaces its state itself."""
 REBUILDS_MAX: Final = 2
 """Attempts to replace a wrong state in one process: from our own snapshot, then from the leader's."""
-REJOIN: Final = (
-    "remove this manager from the cluster, move its data directory aside, start it on an empty directory and add it "
-    "again"
-)
 RESTORE: Final = "stop this manager, and restore it from a snapshot or a backup: warren-raft snapshot restore"
 NEVER: Final = float("inf")
 
@@ -155,7 +152,7 @@ class Installation:
             detail = f"of {self._node_id} fails its verification, whenever it is rebuilt"
             return Corrupted("the state", detail, remedy=RESTORE)
         detail = f"of {self._node_id} differs from the majority's whenever it is rebuilt"
-        return Corrupted("the state", detail, remedy=REJOIN)
+        return Corrupted("the state", detail, remedy=way_back_in(self._context.roster.membership, self._node_id))
 
     def _rebuild_again(self) -> None:
         """If the last attempt failed for a reason that may be over, or if there is no manager to fetch a state from."""

@@ -6,7 +6,12 @@ every command that is needed, with the manager's id; with a CA of the cluster's 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from warren_raft.certificates.identity import LOCAL_TRUST_DOMAIN
+
+if TYPE_CHECKING:
+    from warren_raft.raft.membership import Membership
 
 
 def way_back(
@@ -27,6 +32,25 @@ def way_back(
             f"{issue}copy {member_id}.join over the old one on its host; {member_id} joins by itself, without a restart"
         )
     return f"{issue}{aside} with --join {member_id}.join; the leader adds it by itself"
+
+
+def way_back_in(membership: Membership | None, member_id: str) -> str:
+    """The same as far as the list of members is known, and the member is in it."""
+    member = None if membership is None else membership.members.get(member_id)
+    if membership is None or member is None:
+        return way_back_unknown(member_id)
+    return way_back(member_id, member.address, membership.trust_domain)
+
+
+def join_first(member_id: str, address: str, trust_domain: str) -> str:
+    """The next steps for a manager that is to be added, and does not answer at its address."""
+    if trust_domain in ("", LOCAL_TRUST_DOMAIN):
+        return f"start {member_id} there, on an empty data directory"
+    return (
+        "if it has no certificate of this cluster, type on the CA's host: warren-raft cert issue "
+        f"{member_id}={address} --ca DIR; then start {member_id} there, on an empty data directory, with --join "
+        f"{member_id}.join"
+    )
 
 
 def way_back_unknown(member_id: str) -> str:

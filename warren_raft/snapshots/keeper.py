@@ -30,6 +30,7 @@ from warren_raft.errors import (
     StorageFull,
 )
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.raft.way_back import way_back_unknown
 from warren_raft.snapshots.directory import (
     INCOMING,
     Damaged,
@@ -52,10 +53,6 @@ from warren_raft.support.log_lines import log_event
 logger = logging.getLogger("warren_raft.snapshots")
 
 KEPT: Final = 2
-REJOIN: Final = (
-    "none of its snapshots can be used: remove this manager from the cluster, move its data directory aside, start it "
-    "on an empty directory and add it again"
-)
 
 Verify: TypeAlias = Callable[[str, bool, Cancel], SnapshotInfo]
 """(path, whether to check every record, an event that cancels) -> the manifest; raises SnapshotInvalid, Closed."""
@@ -373,7 +370,11 @@ class Keeper:
                 return self._open_copy(path)
             if from_nothing:
                 return StateMachine(Database.create(self._state, sync=False))
-            raise Corrupted(self._state.path, "cannot be rebuilt", remedy=REJOIN)
+            remedy = (
+                f"none of its snapshots can be used: {way_back_unknown(self._node_id)}. If it is the only voter, "
+                "restore a backup in its place: warren-raft snapshot restore"
+            )
+            raise Corrupted(self._state.path, "cannot be rebuilt", remedy=remedy)
 
         return job
 

@@ -65,6 +65,16 @@ def test_a_cluster_of_join_files_that_does_not_form_names_forget() -> None:
     assert m1.waits.endswith("waits for m3; if m3 was removed: issue the join files with --forget m3")
 
 
+def test_a_manager_that_is_to_be_added_and_does_not_answer_may_lack_a_certificate() -> None:
+    """(Pins a fault of a drill: the operator had started it without --join, and was told to start it.)"""
+    cluster = formed()
+    answer = cluster.ask(cluster.wait_leader().id, "add", "m4", JOINER)
+    assert answer.text == (
+        f"m4 does not answer at {JOINER}; if it has no certificate of this cluster, type on the CA's host: warren-raft "
+        f"cert issue m4={JOINER} --ca DIR; then start m4 there, on an empty data directory, with --join m4.join"
+    )
+
+
 def membership(cluster: Cluster) -> Membership:
     found = cluster.wait_leader().engine.membership
     assert found is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.snapshot_support import add_node, small_state, snapshot_of
-from warren_raft.errors import SnapshotInvalid, StorageFull
+from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.keeper import Keeper
@@ -180,3 +180,14 @@ def test_a_snapshot_of_another_cluster_is_refused_and_any_is_taken_by_a_manager_
         _, machine = fetched(tmp_path / name).open_incoming(sha256, cluster_id)()
         assert machine.cluster_id == "cluster-1"
         machine.database.close()
+
+
+def test_a_state_that_cannot_be_rebuilt_names_the_next_command(tmp_path: Path) -> None:
+    """(Pins a fault: the message was another one than that of a manager without a usable log, and had no command.)"""
+    with small_state(tmp_path, containers=5) as database, pytest.raises(Corrupted) as caught:
+        opened(tmp_path, database).rebuild(lambda _index, _term: False)()
+    assert "none of its snapshots can be used: " in str(caught.value)
+    assert "type on another manager: warren-raft members remove n1; that command prints the next steps" in str(
+        caught.value
+    )
+    assert "warren-raft snapshot restore" in str(caught.value)
