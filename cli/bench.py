@@ -26,7 +26,7 @@ from warren_raft.support.workers import Workers
 from .common import WarrenCommand, WholeNumberType, database, manager, print_json, wants_json
 from .data import progress
 from .readings import STAGES, quantiles
-from .tables import is_open_terminal, print_fields
+from .tables import is_open_terminal, print_fields, say
 from .top import QUANTILE, read, seconds_shown
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _confirm(status: Mapping[str, Any], seconds: int, yes: bool) -> None:
     cluster = f"cluster {status['cluster_id']}"
     if not is_open_terminal(sys.stdin):
         raise RefusedForSafety(f"{cluster} would be written to for {seconds} s: add --yes to do it")
-    click.echo(
+    say(
         f"This writes to {cluster} ({status['verdict']['text']}) for {seconds} s, as fast as it can. It then "
         f"removes all volumes with an id that begins with {PREFIX}. Other writers wait longer meanwhile, and "
         f"of the history only the last {MAX_CHANGES:,} revisions remain, at most {MAX_BYTES >> 20} MiB.",

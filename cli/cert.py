@@ -29,7 +29,7 @@ from .common import (
     wants_json,
     wants_wide,
 )
-from .tables import Column, end_shown, print_fields, print_table, time_shown
+from .tables import Column, end_shown, print_fields, print_table, say, time_shown
 
 if TYPE_CHECKING:
     from warren_raft.certificates.ca import Authority, CertificateFacts
@@ -77,10 +77,8 @@ def init(directory: str, trust_domain: str | None, replaces: str | None) -> None
     if wants_json():
         print_json(_authority(authority))
         return
-    click.echo(f"made a CA in {directory} (trust domain {authority.trust_domain}); its key stays in that directory")
-    click.echo(
-        f"next: warren-raft cert issue ID=HOST:PORT … --ca {directory}, for all managers of the new cluster at once"
-    )
+    say(f"made a CA in {directory} (trust domain {authority.trust_domain}); its key stays in that directory")
+    say(f"next: warren-raft cert issue ID=HOST:PORT … --ca {directory}, for all managers of the new cluster at once")
 
 
 # cert issue ----------------------------------------------------------------------------------------------------------
@@ -168,7 +166,7 @@ def issue(
         join.write(files[join.node_id])
     ends = authority.cuts_short()
     if ends is not None:
-        click.echo(
+        say(
             f"the CA itself expires at {rfc3339(ends)}, and these certificates too: replace the CA before, with "
             f"`warren-raft cert init NEW_DIR --replaces {ca}`",
             err=True,
@@ -224,14 +222,14 @@ def _say_next(joins: Sequence[JoinFile], files: Mapping[str, str], *, was_known:
     copy = f"copy {file} to the host of {node_id}" if len(joins) == 1 else "copy each file to its manager's host"
     serve = f"warren-raft serve --join {file} --data-dir DIR"
     if was_known:
-        click.echo(
+        say(
             f"next: {copy}, and type there: warren-raft cert renew {file} --data-dir DIR (a new or removed {node_id}: "
             f"{serve}, on an empty directory)"
         )
         return
-    click.echo(f"next: {copy}, and type there: {serve}")
+    say(f"next: {copy}, and type there: {serve}")
     if list(joins[0].members) == [node_id]:
-        click.echo(
+        say(
             f"{node_id} is the only manager that this CA knows: it waits until the leader of a cluster adds it. For a "
             "new cluster name all managers in one command; for a cluster of one add --bootstrap to serve",
             err=True,
@@ -279,9 +277,9 @@ def renew(file: str | None, ca: str | None) -> None:
     if wants_json():
         print_json({**new, "in_use": is_in_use})
     elif is_in_use:
-        click.echo(f"{node_id} uses the certificate {new['serial']}, which expires at {new['not_after']}")
+        say(f"{node_id} uses the certificate {new['serial']}, which expires at {new['not_after']}")
     else:
-        click.echo(f"{node_id} does not run; it will use the certificate {new['serial']} from its next start")
+        say(f"{node_id} does not run; it will use the certificate {new['serial']} from its next start")
 
 
 def _renewed(directory: str, present: Mapping[str, Any], file: str | None, ca: str | None) -> KeyAndCertificates:
@@ -328,7 +326,7 @@ def _compare_address(join: JoinFile, file: str, directory: str) -> None:
         last = remembered.read(directory)
         address, source = last and last.listen, "at its last start it had"
     if address and address != join.address:
-        click.echo(
+        say(
             f"warren-raft: {file} has the address {join.address} for {join.node_id}, and {source} {address}; if "
             f"{address} is correct, tell the CA: warren-raft cert issue {join.node_id}={address} --ca DIR",
             err=True,

@@ -23,6 +23,7 @@ from warren_raft.errors import InvalidConfig, WarrenError
 from warren_raft.support.wording import did_you_mean
 
 from .os_errors import sentence
+from .tables import say
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import AdminClient
@@ -478,6 +479,19 @@ class BadFile(WarrenError):
     """The content of a file that the operator named cannot be used. Exit code 1."""
 
 
+def utf8_text(data: bytes, name: str) -> str:
+    """The text in the bytes of a file; a byte order mark is left out. Raises BadFile, which says the place of the first
+    wrong byte. A NUL is wrong too: a binary file may be UTF-8 by chance."""
+    try:
+        text = data.decode("utf-8-sig")
+        place = data.find(b"\0")
+    except UnicodeDecodeError as error:
+        place = len(data) - len(error.object) + error.start
+    if place < 0:
+        return text
+    raise BadFile(f"{name} is not UTF-8 text: byte {place + 1} is 0x{data[place]:02x}")
+
+
 # -------------------------------------------------------------------------------------------- printing
 
 
@@ -497,4 +511,4 @@ def print_revision(revision: int) -> None:
     if wants_json():
         print_json({"revision": revision})
     else:
-        click.echo(f"revision {revision}")
+        say(f"revision {revision}")

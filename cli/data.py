@@ -46,7 +46,7 @@ from .common import (
     timeout_option,
     wants_json,
 )
-from .tables import is_open_terminal, print_table
+from .tables import is_open_terminal, print_table, say
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import Item
@@ -96,7 +96,7 @@ def import_(source: BinaryIO, *, dry_run: bool, timeout: float | None) -> None:
     if wants_json():
         print_json({"imported": stored})
     else:
-        click.echo(f"imported {_entities(stored, has_ca=any(kind == CA.name for kind, _ in items))}")
+        say(f"imported {_entities(stored, has_ca=any(kind == CA.name for kind, _ in items))}")
 
 
 def _entities(records: int, *, has_ca: bool) -> str:
@@ -203,7 +203,7 @@ def write_view(
     if wants_json():
         print_json({"exported": written})
     else:
-        click.echo(f"exported {_entities(written, has_ca=has_ca)} to {name}")
+        say(f"exported {_entities(written, has_ca=has_ca)} to {name}")
 
 
 def _output(target: str) -> AbstractContextManager[IO[bytes]]:

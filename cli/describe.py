@@ -11,8 +11,8 @@ import click
 
 from warren_raft.disk import last_failure
 
-from .common import ShowingCommand, data_dir, print_json, refuse_file, wants_json
-from .tables import print_fields, print_table, print_text
+from .common import ShowingCommand, data_dir, print_json, refuse_file, wants_json, wants_wide
+from .tables import print_fields, print_table, print_text, with_units
 
 if TYPE_CHECKING:
     from warren_raft.data_dir.description import Description
@@ -53,7 +53,7 @@ def print_description(description: Description) -> None:
     if origin is not None:
         values["cluster_id"] = f"- (restored as {origin}; the cluster forms when its members have met)"
     failure = last_failure.read(description.data_dir)
-    print_fields(values)
+    print_fields(values if wants_wide() else [with_units(*field) for field in values.items()])
     if failure is not None:
         click.echo()
         print_text(str(failure), indent=0)

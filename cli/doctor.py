@@ -41,7 +41,7 @@ from .os_errors import sentence
 from .readings import histograms_in, quantile_of
 from .settings import no_options
 from .status import size_shown
-from .tables import one_line, print_text
+from .tables import one_line, print_text, say
 
 FORMAT: Final = 1
 """Of the file. A section is only added."""
@@ -236,7 +236,7 @@ def _written_to_stdout(name: str, text: str) -> bool:
 
 
 def _print_summary(name: str, text: str, report: Mapping[str, Any]) -> None:
-    click.echo(f"wrote {name} ({size_shown(len(text.encode()))}): no entities, keys or environment are in it")
+    say(f"wrote {name} ({size_shown(len(text.encode()))}): no entities, keys or environment are in it")
     click.echo()
     for lead, told in _findings(report):
         print_text(f"{lead}: {one_line(told)}", indent=len(lead) + 2)

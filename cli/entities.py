@@ -33,10 +33,11 @@ from .common import (
     print_json,
     print_revision,
     timeout_option,
+    utf8_text,
     wants_json,
     wants_wide,
 )
-from .tables import Column, print_fields, print_table, time_shown
+from .tables import Column, print_fields, print_table, say, time_shown
 
 if TYPE_CHECKING:
     from warren_raft.store.interface import Reader
@@ -279,14 +280,29 @@ def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | N
         raise BadFile(f"{source.name} is larger than {MAX_INPUT_BYTES} bytes")
     if not data:  # an error for a CA too: the program that writes into a pipe has failed
         raise BadFile(f"{source.name} is empty: there is nothing to put")
-    value = base64.b64encode(data).decode() if kind.entity is None else _parse(kind, source.name, data)
-    print_revision(manager().put(kind.name, value, if_revision=if_revision, timeout=timeout))
+    try:
+        value = base64.b64encode(data).decode() if kind.entity is None else _parse(kind, source.name, data)
+        revision = manager().put(kind.name, value, if_revision=if_revision, timeout=timeout)
+    except InvalidEntity as error:
+        raise InvalidInFile(source.name, error) from None
+    print_revision(revision)
+
+
+class InvalidInFile(InvalidEntity):
+    """The entity in the file `file` can never be stored."""
+
+    def __init__(self, file: str, error: InvalidEntity) -> None:
+        super().__init__(error.kind, error.reason, id=error.id, field=error.field)
+        self.file = file
+
+    def __str__(self) -> str:
+        return f"{self.file}: {super().__str__()}"
 
 
 def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
     """The JSON object in a file. It is checked here, so that the error comes also if no manager runs."""
     try:
-        value = json.loads(data)
+        value = json.loads(utf8_text(data, name))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         if error.msg == "Extra data":
@@ -302,7 +318,7 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
         raise BadFile(f"{name} holds a record in Warren's own form: type warren-raft import {name}")
     for field in HIDDEN.get(kind.name, ()):
         if field in value and value[field] is None:
-            raise InvalidEntity(kind.name, f"is null in {name}: write the file with `get --show -o json`", field=field)
+            raise InvalidEntity(kind.name, "is null: write the file with `get --show -o json`", field=field)
     if kind.entity is not None:
         from_json(kind.entity, value)
     return value
@@ -335,7 +351,7 @@ def delete(kind: Any, entity_id: str, cascade: bool, if_revision: int | None, ti
         revision = asked.delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout)
     print_revision(revision)
     if revision <= before:  # a deletion makes a new revision
-        click.echo(f"warren-raft: there is no {kind.name} {entity_id!r}: nothing was deleted", err=True)
+        say(f"warren-raft: there is no {kind.name} {entity_id!r}: nothing was deleted", err=True)
 
 
 def _shown(entity: object, name: str, value: object, hidden: Sequence[str], *, show: bool) -> object:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-import click
-
 from warren_raft.errors import InvalidEntity
 from warren_raft.migrate import database
 from warren_raft.migrate.lines import operation_of
 from warren_raft.store.command import Operation
 
-from .common import BadFile
+from .common import BadFile, utf8_text
+from .tables import say
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB, in base64 and with every character escaped
 _OTHER_FORMS: Final = (
@@ -63,16 +62,14 @@ def _from_database(source: BinaryIO) -> list[Operation]:
         raise BadFile(f"{where}: {_problem(error)}") from None
     if contents.has_one_meta:
         text = "one of the two meta pages is damaged, so the last change that Warren made may be missing"
-        click.echo(f"warning: {source.name}: {text}", err=True)
+        say(f"warning: {source.name}: {text}", err=True)
     return contents.operations
 
 
 def _from_lines(source: BinaryIO) -> Iterator[Operation]:
     for number, line in _lines(source):
         try:
-            yield operation_of(line.decode())
-        except UnicodeDecodeError:
-            raise BadFile(f"line {number} of {source.name} is not UTF-8") from None
+            yield operation_of(utf8_text(line, f"line {number} of {source.name}"))
         except InvalidEntity as error:
             raise BadFile(f"line {number} of {source.name}: {_problem(error)}") from None
 

@@ -25,7 +25,7 @@ from .common import (
     wants_wide,
 )
 from .status import print_members
-from .tables import one_line
+from .tables import one_line, say
 
 
 @click.group("members", cls=WarrenGroup)
@@ -87,11 +87,11 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
     if wants_json():
         print_json({"done": f"moved {member_id} to {address}", "warning": warning or None})
         return
-    click.echo(f"moved {member_id} to {address}")
+    say(f"moved {member_id} to {address}")
     if _has_ca(asked.status()):
-        click.echo(f"next: tell the cluster's CA too: warren-raft cert issue {member_id}={address} --ca DIR")
+        say(f"next: tell the cluster's CA too: warren-raft cert issue {member_id}={address} --ca DIR")
     if warning:
-        click.echo(f"warren-raft: {one_line(warning)}", err=True)
+        say(f"warren-raft: {one_line(warning)}", err=True)
 
 
 @members.command("remove")
@@ -114,9 +114,9 @@ def remove(member_id: str, timeout: float | None) -> None:
     if was_member and not wants_json():
         address = next(member["address"] for member in before["members"] if member["id"] == member_id)
         trust_domain = before["certificate"]["trust_domain"] if before["certificate"] else ""
-        click.echo(f"to add {member_id} again: {way_back(member_id, address, trust_domain, is_removed=True)}")
+        say(f"to add {member_id} again: {way_back(member_id, address, trust_domain, is_removed=True)}")
         if _has_ca(before):
-            click.echo(f"if {member_id} does not come back: warren-raft cert issue ID --forget {member_id} --ca DIR")
+            say(f"if {member_id} does not come back: warren-raft cert issue ID --forget {member_id} --ca DIR")
 
 
 def _has_ca(status: Mapping[str, Any]) -> bool:
@@ -149,11 +149,11 @@ def transfer(member_id: str | None, timeout: float | None) -> None:
     if wants_json():
         print_json({"leader": leader_id})
     else:
-        click.echo(f"{leader_id} leads")
+        say(f"{leader_id} leads")
 
 
 def _say_done(text: str) -> None:
     if wants_json():
         print_json({"done": text})
     else:
-        click.echo(text)
+        say(text)

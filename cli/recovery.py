@@ -21,7 +21,7 @@ from warren_raft.support.wording import counted
 from .common import WarrenCommand, data_dir, print_json, wants_json
 from .data import progress
 from .describe import description_json, print_description
-from .tables import is_open_terminal, one_line, print_fields
+from .tables import is_open_terminal, one_line, print_fields, say
 
 if TYPE_CHECKING:
     from warren_raft.recovery.recover import Preview, Recovery, Survivor
@@ -80,8 +80,8 @@ def recover(yes: bool, force: bool, dry_run: bool) -> None:
         print_json(restored_json(restored) | _taken_over(recovery))
         return
     print_restored(restored)
-    click.echo(f"{_missing(recovery)}\nThe digest differs from that of the old cluster on purpose.")
-    click.echo(f"next: start this manager as before; then, for each of the others: {_next(recovery)}")
+    say(f"{_missing(recovery)}\nThe digest differs from that of the old cluster on purpose.")
+    say(f"next: start this manager as before; then, for each of the others: {_next(recovery)}")
 
 
 def _next(recovery: Recovery) -> str:
@@ -95,7 +95,7 @@ def _print_preview(preview: Preview) -> None:
         print_json(description_json(preview.description) | _taken_over(preview))
         return
     print_description(preview.description)
-    click.echo(f"\n{_missing(preview)}\nThis was a dry run: nothing was changed.")
+    say(f"\n{_missing(preview)}\nThis was a dry run: nothing was changed.")
 
 
 def _taken_over(survivor: Survivor) -> dict[str, Any]:
@@ -116,8 +116,8 @@ def _confirm(recovery: Recovery, yes: bool) -> None:
         raise RefusedForSafety(
             f"{recovery.data_dir} would become a cluster of one, without {_names(recovery)}: add --yes to do it"
         )
-    click.echo(f"{recovery.node_id}, of cluster {recovery.old_cluster_id}, has index {recovery.index}.", err=True)
-    click.echo(_missing(recovery), err=True)
+    say(f"{recovery.node_id}, of cluster {recovery.old_cluster_id}, has index {recovery.index}.", err=True)
+    say(_missing(recovery), err=True)
     if not click.confirm("Make it a new cluster of one?", err=True):
         raise RefusedForSafety("nothing was changed")
 
@@ -167,7 +167,7 @@ def print_restored(restored: Restored) -> None:
     """Prints the new content of a data directory."""
     values = restored_json(restored)
     for warning in restored.replayed.warnings if restored.replayed is not None else ():
-        click.echo(f"warning: {one_line(warning)}", err=True)
+        say(f"warning: {one_line(warning)}", err=True)
     if wants_json():
         print_json(values)
         return

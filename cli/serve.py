@@ -6,7 +6,6 @@ Invariant: SIGTERM and SIGINT close the store and give exit code 0; a manager th
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -32,7 +31,7 @@ from warren_raft.errors import (
     WarrenError,
 )
 from warren_raft.support.core_dumps import forbid_core_dumps
-from warren_raft.support.log_lines import log_event, word
+from warren_raft.support.log_lines import in_quotes, log_event, word
 
 from .common import (
     WarrenCommand,
@@ -230,13 +229,13 @@ class KeyValueFormatter(logging.Formatter):
             "time": f"{stamp}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": json.dumps(getattr(record, "warren_event", None) or record.getMessage(), ensure_ascii=False),
+            "message": in_quotes(getattr(record, "warren_event", None) or record.getMessage()),
             **{name: word(value) for name, value in getattr(record, "warren_keys", {}).items()},
         }
         if text := getattr(record, "warren_text", ""):
-            parts["text"] = json.dumps(text, ensure_ascii=False)
+            parts["text"] = in_quotes(text)
         if record.exc_info:
-            parts["traceback"] = json.dumps(self.formatException(record.exc_info), ensure_ascii=False)
+            parts["traceback"] = in_quotes(self.formatException(record.exc_info))
         return " ".join(f"{name}={value}" for name, value in parts.items())
 
 

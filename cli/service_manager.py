@@ -18,6 +18,7 @@ from warren_raft.errors import Closed, WarrenError
 from warren_raft.health.checks import life_problem
 from warren_raft.results import Status
 from warren_raft.support.log_lines import log_event
+from warren_raft.support.wording import printable
 
 log = logging.getLogger(__name__)
 
@@ -123,4 +124,4 @@ def _watchdog_seconds_in(environment: Mapping[str, str]) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:STATUS_CHARACTERS]
+    return printable(" ".join(text.split()))[:STATUS_CHARACTERS]

@@ -20,7 +20,7 @@ from .common import WarrenCommand, print_json, refuse_file, wants_json
 from .recovery import shares
 from .signals import handled
 from .snapshot_contents import file_argument
-from .tables import print_table
+from .tables import print_table, say
 
 if TYPE_CHECKING:
     from warren_raft.manager.drill import Drill
@@ -59,7 +59,7 @@ def drill(file: str, scratch: str | None) -> None:
     print_table(("step", "seconds"), [(step, f"{each:.2f}") for step, each in done.seconds.items()])
     total = sum(done.seconds.values())
     entities = counted(sum(done.counts.values()), "entity", "entities")
-    click.echo(
+    say(
         f"\n{file} can be restored: index {done.old.index}, revision {done.old.revision}, {entities}, all equal, "
         f"in {total:.1f} s"
     )

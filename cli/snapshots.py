@@ -17,7 +17,7 @@ import click
 
 from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.outputs import is_stdout
-from warren_raft.support.wording import counted
+from warren_raft.support.wording import counted, in_units
 
 from . import snapshot_contents, snapshot_drill
 from .common import (
@@ -31,11 +31,12 @@ from .common import (
     print_json,
     setting_problem,
     wants_json,
+    wants_wide,
 )
 from .data import progress
 from .recovery import print_restored, shares
 from .snapshot_contents import FILE, no_directory
-from .tables import print_fields
+from .tables import print_fields, say, with_units
 
 if TYPE_CHECKING:
     from warren_raft.snapshots.file import SnapshotInfo
@@ -67,6 +68,7 @@ def save(target: str) -> None:
     \b
     Example: warren-raft snapshot save warren.snapshot --data-dir data/m1
     """
+    from warren_raft.snapshots.file import TRAILER_BYTES
     from warren_raft.snapshots.saving import new_file, require_hash
 
     if target == "-":
@@ -77,7 +79,7 @@ def save(target: str) -> None:
         _receive(part, target)
         manifest = require_hash(part)
     if not manifest.quorum:
-        click.echo(
+        say(
             f"warren-raft: {manifest.node_id} had no quorum: the cluster may have stored more than {target} holds",
             err=True,
         )
@@ -86,8 +88,8 @@ def save(target: str) -> None:
     if wants_json():
         print_json(manifest_json(manifest))
     else:
-        size = manifest.size_bytes / 1e6
-        click.echo(f"saved index {manifest.index}, revision {manifest.revision}, to {target} ({size:.1f} MB)")
+        size = in_units(manifest.size_bytes + TRAILER_BYTES)
+        say(f"saved index {manifest.index}, revision {manifest.revision}, to {target} ({size})")
 
 
 def _receive(part: str, target: str) -> None:
@@ -130,7 +132,8 @@ def inspect(file: str) -> None:
     if wants_json():
         print_json(values)
     else:
-        print_fields(values | {"verified": f"no, only the last page was read; type warren-raft snapshot verify {file}"})
+        values["verified"] = f"no, only the last page was read; type warren-raft snapshot verify {file}"
+        print_fields(values if wants_wide() else [with_units(*field) for field in values.items()])
 
 
 @snapshot.command("verify")
@@ -152,7 +155,7 @@ def verify(file: str) -> None:
         print_json(manifest_json(manifest))
     else:
         entities = counted(sum(manifest.counts.values()), "entity", "entities")
-        click.echo(
+        say(
             f"{file} is sound: index {manifest.index}, revision {manifest.revision}, {entities}, "
             f"digest {manifest.digest}"
         )
@@ -242,11 +245,9 @@ def restore(
     others = [member for member in restored.members if member != node_id]
     if others and not wants_json():
         are = "is" if len(others) == 1 else "are"
-        click.echo(
-            f"The cluster forms when {', '.join(others)} {are} restored too, from the same file with the same members."
-        )
+        say(f"The cluster forms when {', '.join(others)} {are} restored too, from the same file with the same members.")
     if not wants_json():
-        click.echo(next_step(data_dir(), node_id, addresses))
+        say(next_step(data_dir(), node_id, addresses))
 
 
 def next_step(directory: str, node_id: str, members: dict[str, str]) -> str:

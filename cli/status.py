@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import click
 
+from warren_raft.support.wording import in_units
+
 from .common import WarrenCommand, manager, print_json, require_stdout, wants_json, wants_wide
-from .tables import Column, age, end_shown, one_line, print_fields, print_table, print_text, time_shown
+from .tables import Column, age, end_shown, one_line, print_fields, print_table, print_text, say, time_shown, with_units
 
 CHECK_CODES: Final[Mapping[str, int]] = {"healthy": 0, "degraded": 1, "no quorum": 6}
 NOT_LINES: Final = ("verdict", "waits")
@@ -82,16 +84,26 @@ def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:
     if shown.get("certificate") is not None:
         shown["certificate"] = _certificate_line(shown["certificate"], wide=wide)
     if shown.get("backup") is not None:
-        shown["backup"] = _backup_line(shown["backup"], wide=wide)
+        shown["backup"] = _backup_line(shown["backup"], answer, wide=wide)
+    if not wide and shown.get("snapshot") is not None:
+        shown["snapshot"] = _snapshot_line(shown["snapshot"])
+    if not wide and shown.get("fetching") is not None:
+        shown["fetching"] = f"{in_units(shown['fetching']['bytes'])} of {in_units(shown['fetching']['of'])}"
     lines = sorted(starmap(partial(_line, wide=wide), shown.items()), key=lambda line: isinstance(line[1], dict))
-    print_fields([*lines, *(("alarm", _alarm_line(alarm, wide=wide)) for alarm in answer["alarms"])])
+    print_fields([*lines, *(("alarm", one_line(_alarm_line(alarm, wide=wide))) for alarm in answer["alarms"])])
     if answer["members"]:
         click.echo()
         print_members(answer["members"], wide=wide)
 
 
 def _line(name: str, value: Any, *, wide: bool) -> tuple[str, Any]:
-    return ("uptime", age(value)) if name == "uptime_seconds" and not wide else (name, value)
+    if wide:
+        return name, value
+    return ("uptime", age(value)) if name == "uptime_seconds" else with_units(name, value)
+
+
+def _snapshot_line(snapshot: Mapping[str, Any]) -> str:
+    return f"{age(snapshot['age_seconds'])} old, index {snapshot['index']}, {in_units(snapshot['size_bytes'])}"
 
 
 def _certificate_line(certificate: Mapping[str, Any], *, wide: bool) -> str:
@@ -100,7 +112,7 @@ def _certificate_line(certificate: Mapping[str, Any], *, wide: bool) -> str:
     return f"{text}, serial {certificate['serial']}, trust domain {certificate['trust_domain']}"
 
 
-def _backup_line(backup: Mapping[str, Any], *, wide: bool) -> str:
+def _backup_line(backup: Mapping[str, Any], answer: Mapping[str, Any], *, wide: bool) -> str:
     parts = ["none"]
     if backup["saved_at"] is not None:
         saved = time_shown(backup["saved_at"], wide=wide)
@@ -113,18 +125,24 @@ def _backup_line(backup: Mapping[str, Any], *, wide: bool) -> str:
         parts.append(f"newer changes are {age(unsaved)} old" if unsaved else "every change is saved")
     if backup["failed_at"] is not None:
         parts.append(f"last failure {time_shown(backup['failed_at'], wide=wide)}{'' if wide else ' ago'}")
-    return f"{', '.join(parts)}, in {backup['directory']}{_command_text(backup['command'], wide=wide)}"
+    text = f"{', '.join(parts)}, in {backup['directory']}"
+    if answer["role"] != "leader":
+        leader = f"the leader, {answer['leader']}" if answer["leader"] else "the leader, when there is one"
+        also = "" if backup["command"] is None else " and runs the backup command"
+        text += f"; {leader}, saves backups{also}"
+    return text + _command_text(backup["command"], is_leader=answer["role"] == "leader", wide=wide)
 
 
-def _command_text(command: Mapping[str, Any] | None, *, wide: bool) -> str:
+def _command_text(command: Mapping[str, Any] | None, *, is_leader: bool, wide: bool) -> str:
     if command is None:
         return ""
     if command["running_seconds"] is not None:
         return f"; its command has run for {age(command['running_seconds'])}"
     if command["succeeded_at"] is None:
-        return "; its command has not succeeded yet"
+        return "; its command has not succeeded yet" if is_leader else ""
     at = time_shown(command["succeeded_at"], wide=wide)
-    return f"; its command succeeded {at}{'' if wide else ' ago'} for index {command['index']}"
+    here = "" if is_leader else " here"
+    return f"; its command succeeded{here} {at}{'' if wide else ' ago'} for index {command['index']}"
 
 
 def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:
@@ -142,7 +160,7 @@ def print_cluster(members: Sequence[Mapping[str, object]], *, wide: bool) -> Non
     """Prints the last report of each member, and why a member that keeps up may show a lag."""
     print_table(CLUSTER_COLUMNS, [_cluster_row(member) for member in members], wide=wide)
     if any(member["connected"] and member["lag_entries"] for member in members):
-        click.echo(f"\n{LAG_NOTE}")
+        say(f"\n{LAG_NOTE}")
 
 
 def _cluster_row(member: Mapping[str, Any]) -> list[object]:
@@ -176,10 +194,5 @@ def contact_shown(member: Mapping[str, Any]) -> str:
 
 
 def size_shown(size_bytes: int | None) -> str | None:
-    """The size in the largest unit that gives a number of at least 1."""
-    if size_bytes is None:
-        return None
-    size, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.1f} {units[0]}" if units[0] != "B" else f"{size_bytes} B"
+    """The size for people; None if it is not known."""
+    return None if size_bytes is None else in_units(size_bytes)

@@ -17,6 +17,8 @@ from typing import IO, Final
 
 import click
 
+from warren_raft.support.wording import in_units, printable
+
 GAP: Final = "  "
 SHORTEST: Final = 8
 """A text column is not made narrower than this or than its header; it is left out instead."""
@@ -34,8 +36,13 @@ class Column:
 
 
 def one_line(text: str) -> str:
-    """The text without characters that would end the line or control the terminal."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """A sentence on one line, with an escape like `\\x07` for each character that would control the terminal."""
+    return printable("".join(" " if c.isspace() else c for c in text))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Prints lines for people, with an escape for each character that would control the terminal. `err`: on stderr."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def cell(value: object) -> str:
@@ -46,13 +53,21 @@ def cell(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case list() if all(isinstance(item, str) for item in value):
-            return one_line(",".join(value))
+            return printable(",".join(value))
         case dict() if all(isinstance(item, str | int | float) for item in value.values()):
-            return one_line(",".join(f"{name}={item}" for name, item in value.items()))
+            return printable(",".join(f"{name}={item}" for name, item in value.items()))
         case dict() | list():
-            return one_line(dumps(value))
+            return printable(dumps(value))
         case _:
-            return one_line(str(value))
+            return printable(str(value))
+
+
+def with_units(name: str, value: object) -> tuple[str, object]:
+    """A field and its value for people: `db_size_bytes`, 282624 become `db_size`, 276.0 KiB."""
+    if not name.endswith("_bytes") or not isinstance(value, int):
+        return name, value
+    stem = name.removesuffix("_bytes")
+    return stem if stem.endswith("size") else f"{stem}_size", in_units(value)
 
 
 # Times ---------------------------------------------------------------------------------------------------------------
@@ -169,6 +184,7 @@ def _terminal_width() -> int:
 def print_text(text: str, *, indent: int) -> None:
     """Prints a sentence. On a terminal its further lines are indented."""
     room = _terminal_width() - indent if is_terminal() else 0
+    text = one_line(text)
     first, *others = _wrapped(text, room) if room >= FIELD_WIDTH_MIN else [text]
     click.echo(first)
     for line in others:

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from warren_raft.errors import WatchLost
 from warren_raft.model.json_form import to_json
 from warren_raft.store.tables import CONTAINER
+from warren_raft.support.wording import printable
 
 from .common import REVISION_MAX, IdType, KindType, ShowingCommand, WholeNumberType, database, wants_json
 from .entities import show_option, without_secrets
-from .tables import one_line
 
 if TYPE_CHECKING:
+    from warren_raft.local.read_only import ReadOnlyStore
     from warren_raft.store.events import Event
 
 END_SECONDS: Final = 0.01
@@ -53,11 +55,11 @@ def watch(since: int | None, kinds: Sequence[Any], service_id: str | None, node_
     """
     if (service_id or node_id) and any(kind is not CONTAINER for kind in kinds):
         raise click.UsageError("--service and --node choose containers; watch other kinds with another command")
-    with (
-        database() as store,
-        store.watch(since, kinds=_names(kinds), service=service_id, node=node_id) as events,
-    ):
-        _print(events, show=show)
+    with database() as store:
+        if since is not None:
+            _require_kept(store, since)
+        with store.watch(since, kinds=_names(kinds), service=service_id, node=node_id) as events:
+            _print(events, show=show)
 
 
 @click.command("events", cls=ShowingCommand)
@@ -82,10 +84,39 @@ def events(since: int | None, kinds: Sequence[Any], show: bool) -> None:
     with database() as store:
         with store.read() as view:
             end = view.revision
+        if since is not None:
+            _require_kept(store, since)
         begin = oldest_since(store) if since is None else since
         with store.watch(begin, kinds=_names(kinds), bookmark_seconds=END_SECONDS) as found:
             while found.revision < end:
                 _print((event for event in found.take() if event.operation != "bookmark"), show=show)
+
+
+class ChangesNotKept(WatchLost):
+    """The changes after `since` are not kept any more. Those after `oldest` are."""
+
+    def __init__(self, since: int, oldest: int, newest: int) -> None:
+        super().__init__(newest)
+        self.since = since
+        self.oldest = oldest
+
+    def __str__(self) -> str:
+        return (
+            f"the changes after revision {self.since} are not all kept any more, those after revision {self.oldest} "
+            f"are. To see these, type --since {self.oldest}. To miss nothing, read everything with `warren-raft list` "
+            f"or `warren-raft export`, then watch with --since {self.resume_from}"
+        )
+
+
+def _require_kept(store: ReadOnlyStore, since: int) -> None:
+    """Raises ChangesNotKept before anything is printed."""
+    from warren_raft.watching.feeding import oldest_since
+
+    oldest = oldest_since(store)
+    if since < oldest:
+        with store.read() as view:
+            newest = view.revision
+        raise ChangesNotKept(since, oldest, newest)
 
 
 def _names(kinds: Sequence[Any]) -> list[str] | None:
@@ -99,7 +130,7 @@ def _print(found: Iterable[Event], *, show: bool) -> None:
 
 
 def _as_line(event: Event, _show: bool) -> str:
-    return f"{event.revision}  {event.operation:<6}  {event.kind:<11}  {one_line(event.id)}"
+    return f"{event.revision}  {event.operation:<6}  {event.kind:<11}  {printable(event.id)}"
 
 
 def _as_json(event: Event, show: bool) -> str:

@@ -329,7 +329,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = tomllib.loads(data.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError:
-        raise InvalidConfig(f"{os.fspath(path)} is not text in UTF-8") from None
+        raise InvalidConfig(f"{os.fspath(path)} is not UTF-8 text") from None
     except ValueError as error:  # a TOMLDecodeError is one, and so is the error for too many digits
         raise InvalidConfig(f"{os.fspath(path)} is not TOML: {error}") from None
     except RecursionError:

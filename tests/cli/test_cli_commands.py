@@ -227,8 +227,7 @@ def test_a_secret_that_was_not_shown_is_not_stored_as_an_empty_one(
     refused = warren("put", kind, "-f", tmp_path / "edited.json", "--data-dir", manager)
     assert refused.code == 1
     assert (
-        f"{kind}.{field}: is null in {tmp_path / 'edited.json'}: write the file with `get --show -o json`"
-        in refused.err
+        f"{tmp_path / 'edited.json'}: {kind}.{field}: is null: write the file with `get --show -o json`" in refused.err
     )
     assert warren("get", kind, "kept", "--data-dir", manager, "-o", "json", "--show").json[field] == data
 

@@ -38,7 +38,9 @@ KEYS = ["cluster_id", "index", "term", "revision", "digest", "counts", "size_byt
 @pytest.fixture
 def saved(warren: Command, manager: Path, tmp_path: Path) -> Path:
     """A snapshot of the running manager."""
-    assert warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager).text
+    told = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager).text
+    size = (tmp_path / "s.mdb").stat().st_size
+    assert told.endswith(f" to {tmp_path / 's.mdb'} ({size / 2**10:.1f} KiB)\n" if size < 2**20 else " MiB)\n")
     return tmp_path / "s.mdb"
 
 
@@ -66,8 +68,11 @@ def test_the_contracts_names_come_first(warren: Command, saved: Path) -> None:
 
 def test_tables_are_for_people(warren: Command, saved: Path) -> None:
     lines = dict(line.split(maxsplit=1) for line in warren("snapshot", "inspect", saved).text.splitlines())
-    assert set(KEYS) <= set(lines)
+    assert set(KEYS) - {"size_bytes"} <= set(lines)
     assert lines["quorum"] == "yes"
+    assert lines["size"].endswith("iB")
+    wide = dict(line.split(maxsplit=1) for line in warren("snapshot", "inspect", saved, "-o", "wide").text.splitlines())
+    assert int(wide["size_bytes"]) + 4096 == saved.stat().st_size
     assert "is sound" in warren("snapshot", "verify", saved).text
 
 

@@ -129,6 +129,7 @@ def test_an_alarm_is_a_degraded_cluster(start_manager: StartManager, status: Sta
 
 def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     manager: dict[str, Any] = {"verdict": {"state": "healthy", "text": "m1 leads"}, "alarms": [], "members": []}
+    manager |= {"role": "leader", "leader": "m1"}
     backup = BackupStatus(
         directory="/mnt/backup",
         saved_at=datetime.now(UTC) - timedelta(minutes=12.5),
@@ -144,8 +145,8 @@ def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[st
         command=None,
     )
 
-    def line(**differing: Any) -> str:
-        print_status(manager | {"backup": replace(backup, **differing).to_json()})
+    def line(answer: dict[str, Any] = manager, /, **differing: Any) -> str:
+        print_status(answer | {"backup": replace(backup, **differing).to_json()})
         return capsys.readouterr().out.splitlines()[-1].removeprefix("backup  ")
 
     at = "12m old, index 7, revision 6, 2.0 MiB"
@@ -167,6 +168,32 @@ def test_it_shows_the_newest_backup_on_one_line(capsys: pytest.CaptureFixture[st
     assert line(**none, failed_at=failed_at, failure="no space") == (
         "none, every change is saved, last failure 1h ago, in /mnt/backup"
     )
+    # (Pins a fault: a follower's status looked as if the command had never succeeded.)
+    follower = manager | {"role": "follower", "leader": "m2"}
+    not_yet = replace(done, succeeded_at=None, index=None)
+    idle = none | {"unsaved_seconds": None}
+    assert line(follower, **idle) == "none, in /mnt/backup; the leader, m2, saves backups"
+    runs = "; the leader, m2, saves backups and runs the backup command"
+    assert line(follower, **idle, command=not_yet) == f"none, in /mnt/backup{runs}"
+    assert line(follower, command=done).endswith(f"{runs}; its command succeeded here 11m ago for index 7")
+    nobody = line(follower | {"leader": None}, **idle)
+    assert nobody == "none, in /mnt/backup; the leader, when there is one, saves backups"
+
+
+def test_sizes_are_in_units_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """(Pins a fault: `snapshot save` had MB, `top` MiB, and `status` bytes.)"""
+    answer: dict[str, Any] = {"verdict": {"state": "healthy", "text": "m1 leads"}, "alarms": [], "members": []}
+    answer |= {"db_size_bytes": 282624, "log_bytes": 5 << 30, "fetching": {"bytes": 10, "of": 3 << 20}}
+    answer |= {"snapshot": {"index": 7, "size_bytes": 1536, "age_seconds": 61.0}}
+    print_status(answer)
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[2:]] == [
+        ["db_size", "276.0 KiB"],
+        ["log_size", "5.0 GiB"],
+        ["fetching", "10 B of 3.0 MiB"],
+        ["snapshot", "1m old, index 7, 1.5 KiB"],
+    ]
+    print_status(answer, wide=True)
+    assert "db_size_bytes  282624" in capsys.readouterr().out
 
 
 def test_it_says_which_process_answers_and_since_when(status: Status, manager: Path) -> None:

@@ -39,7 +39,7 @@ class Table:
         return self.newest
 
     def file_size_bytes(self) -> int:
-        return 120_000_000
+        return 120 * 2**20
 
 
 class Watch:
@@ -71,7 +71,7 @@ def test_a_reader_is_told_of_when_it_has_held_pages_for_a_minute() -> None:
     assert not watch.after(1, table)
     (text,) = watch.texts.values()
     assert text == (
-        "process 4711 has had one view of the state open for 60 s, and /data/state/1.mdb (120 MB) grows by all "
+        "process 4711 has had one view of the state open for 60 s, and /data/state/1.mdb (120.0 MiB) grows by all "
         "changes meanwhile: if that process makes no progress, end that process (`ps -fp 4711` shows it)"
     )
     watch.after(30, table)

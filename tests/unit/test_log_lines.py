@@ -10,6 +10,7 @@ import pytest
 
 from warren_raft.raft import reasons
 from warren_raft.support.log_lines import LINE_CHARACTERS, RECENT_MAX, log_event, recent
+from warren_raft_cli.serve import KeyValueFormatter
 
 ROOT = Path(__file__).parents[2]
 logger = logging.getLogger("warren_raft.test")
@@ -135,3 +136,16 @@ def test_every_reason_of_a_change_of_leader_is_documented() -> None:
     words = {value.word if isinstance(value, reasons.Reason) else value for value in values}
     assert len(words) > 5
     assert all(f"`{word}`" in text for word in words), words
+
+
+def test_a_control_character_is_escaped_in_every_part_of_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """A program may log to a terminal, and a peer's text must not control it."""
+    wild = "\x07\x1b[2J\x9b8m\x7f\u202e"
+    with caplog.at_level(logging.INFO):
+        log_event(logging.getLogger("wild"), logging.INFO, "heard", f"said\n{wild}", node=wild)
+    assert caplog.messages == [
+        'heard node="\\u0007\\u001b[2J\\u009b8m\\u007f\\u202e": said \\x07\\x1b[2J\\x9b8m\\x7f\\u202e'
+    ]
+    record = caplog.records[0]
+    assert KeyValueFormatter().format(record).isprintable()
+    assert recent(wild)[-1].text.isprintable()

@@ -12,6 +12,7 @@ from typing import Final
 from warren_raft.alarms import Alarm
 from warren_raft.errors import WarrenError
 from warren_raft.results import Status
+from warren_raft.support.wording import in_units
 
 STUCK: Final = "raft-thread-stuck"
 """The alarm of a raft thread that does nothing."""
@@ -45,7 +46,7 @@ def _leader(status: Status) -> str:
 
 def _sync(status: Status) -> str:
     if status.fetching is not None:
-        return f"a snapshot is being fetched, {status.fetching.bytes} of {status.fetching.of} bytes"
+        return f"a snapshot is being fetched, {in_units(status.fetching.bytes)} of {in_units(status.fetching.of)}"
     return "" if status.ready else "the log is not applied yet up to the commit index of the first leader"
 
 

@@ -13,13 +13,12 @@ from typing import Final
 from warren_raft.alarms import AlarmName, Alarms
 from warren_raft.disk.files import OS_FILES
 from warren_raft.store.database import Database
+from warren_raft.support.wording import in_units
 
 DISK_AGAIN: Final = 1.25
 """A disk has enough space again with this multiple of the reserve."""
 QUOTA_AGAIN: Final = 0.95
 """A database has enough space again below this share of its quota."""
-
-MIB: Final = 1024 * 1024
 
 
 class Space:
@@ -58,13 +57,13 @@ class Space:
         shortages: dict[AlarmName, str] = {}
         if self._is_disk_low:
             shortages["disk-low"] = (
-                f"the disk of {self._directory} is low on space: {_mib(free)} are free and "
-                f"{_mib(self._reserve_bytes)} are its reserve; free or add some"
+                f"the disk of {self._directory} is low on space: {in_units(free)} are free and "
+                f"{in_units(self._reserve_bytes)} are its reserve; free or add some"
             )
         if self._is_over_quota:
             shortages["over-quota"] = (
-                f"the database in {self._directory} has reached its quota: {_mib(used)} of {_mib(self._quota_bytes)} "
-                "are used; delete entities, or raise quota_bytes"
+                f"the database in {self._directory} has reached its quota: {in_units(used)} of "
+                f"{in_units(self._quota_bytes)} are used; delete entities, or raise quota_bytes"
             )
         self._tell(shortages)
         self.free_bytes, self.used_bytes = free, used
@@ -79,7 +78,3 @@ class Space:
                 self._alarms.raise_alarm(name, shortages[name])
             else:
                 self._alarms.clear_alarm(name)
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / MIB:.1f} MiB"

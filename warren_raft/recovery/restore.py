@@ -49,7 +49,7 @@ from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
 from warren_raft.store.database import Database
 from warren_raft.store.ownership import DirectoryLock
 from warren_raft.store.tables import BY_NAME
-from warren_raft.support.wording import counted
+from warren_raft.support.wording import counted, in_units
 
 CLUSTER_ID_CHARACTERS: Final = 32
 NO_CLUSTER: Final = "none"
@@ -250,12 +250,9 @@ def check_room(data_dir: str, needed: int, why: str) -> None:
     free = OS_FILES.free_bytes(data_dir)
     if free < needed:
         raise RefusedForSafety(
-            f"the disk of {data_dir} has {_mb(free)} left, and {why}, {_mb(needed)}, is needed: free some space first"
+            f"the disk of {data_dir} has {in_units(free)} left, and {why}, {in_units(needed)}, is needed: free some "
+            "space first"
         )
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def runs(data_dir: str) -> RefusedForSafety:

@@ -49,6 +49,7 @@ from warren_raft.store.generations import StateDirectory
 from warren_raft.store.position import FIRST_INDEX
 from warren_raft.support.counting import Durations
 from warren_raft.support.log_lines import log_event
+from warren_raft.support.wording import in_units
 
 logger = logging.getLogger("warren_raft.snapshots")
 
@@ -222,8 +223,8 @@ class Keeper:
         free = self._disk.free_bytes(self._state.data_dir)
         if free < wanted_bytes + self._reserve_bytes:
             raise StorageFull(
-                f"{self._state.data_dir} has {free} bytes left: {wanted_bytes} are needed, "
-                f"and {self._reserve_bytes} stay free"
+                f"{self._state.data_dir} has {in_units(free)} left: {in_units(wanted_bytes)} are needed, "
+                f"and {in_units(self._reserve_bytes)} stay free"
             )
 
     # Sending -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.store.database import Database
 from warren_raft.store.reader_slots import Holder, pid_namespace
 from warren_raft.store.transactions import VIEW_AGE_MAX_SECONDS
+from warren_raft.support.wording import in_units
 
 HOLD_SECONDS: Final = 60.0
 """A reader that has one view open for longer raises the alarm. Reading everything takes seconds."""
@@ -72,8 +73,8 @@ class ForeignReaders:
             end = f"end that process (`ps -fp {holder.pid}` shows it)"
         else:
             end = f"end that process of another container (`lsns {holder.namespace}` on the host shows it)"
-        size = database.file_size_bytes() / 1e6
+        size = in_units(database.file_size_bytes())
         return (
-            f"{name} has had one view of the state open for {age:.0f} s, and {database.path} ({size:.0f} MB) grows by "
+            f"{name} has had one view of the state open for {age:.0f} s, and {database.path} ({size}) grows by "
             f"all changes meanwhile: if that process makes no progress, {end}"
         )

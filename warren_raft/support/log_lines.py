@@ -14,6 +14,8 @@ import traceback
 from collections import deque
 from typing import Final, NamedTuple
 
+from warren_raft.support.wording import printable
+
 RECENT_MAX: Final = 500
 """So many of the last lines are kept, of level INFO or above, whatever the program logs."""
 LINE_CHARACTERS: Final = 1000
@@ -66,13 +68,14 @@ def log_event(
     shown = {name: _shown(value) for name, value in keys.items() if value is not None}
     told = " ".join(str(text).split())
     extra = {"warren_event": what, "warren_keys": shown, "warren_text": told}
+    line = printable(told)
     head = " ".join([what, *(f"{name}={word(value)}" for name, value in shown.items())])
     if level >= logging.INFO:
-        kept = " ".join(text.text.split()) if isinstance(text, WithOutput) else told
+        kept = printable(" ".join(text.text.split())) if isinstance(text, WithOutput) else line
         about = _with(head, kept) + (f" [{_place(exc_info)}]" if isinstance(exc_info, BaseException) else "")
         _recent.append(Line(time.time(), level, logger.name, shown.get("node", ""), about[:LINE_CHARACTERS]))
     if is_enabled:
-        logger.log(level, "%s", _with(head, told), extra=extra, exc_info=exc_info, stacklevel=2)
+        logger.log(level, "%s", _with(head, line), extra=extra, exc_info=exc_info, stacklevel=2)
 
 
 def _with(head: str, text: str) -> str:
@@ -94,7 +97,12 @@ def _place(error: BaseException) -> str:
 def word(text: str) -> str:
     """The text itself if it is one word, else the text in quotes."""
     is_word = text.isprintable() and not any(character in ' "=\\' for character in text)
-    return text if text and is_word else json.dumps(text, ensure_ascii=False)
+    return text if text and is_word else in_quotes(text)
+
+
+def in_quotes(text: str) -> str:
+    """The text as JSON, with an escape for each character that would control a terminal."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _shown(value: object) -> str:
