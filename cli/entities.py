@@ -284,15 +284,23 @@ def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | N
         value = base64.b64encode(data).decode() if kind.entity is None else _parse(kind, source.name, data)
         revision = manager().put(kind.name, value, if_revision=if_revision, timeout=timeout)
     except InvalidEntity as error:
-        raise InvalidInFile(source.name, error) from None
+        raise InvalidInFile(source.name, error.kind, error.reason, id=error.id, field=error.field) from None
     print_revision(revision)
 
 
 class InvalidInFile(InvalidEntity):
     """The entity in the file `file` can never be stored."""
 
-    def __init__(self, file: str, error: InvalidEntity) -> None:
-        super().__init__(error.kind, error.reason, id=error.id, field=error.field)
+    def __init__(
+        self,
+        file: str,
+        kind: str,
+        reason: str,
+        *,
+        id: str | None,  # noqa: A002
+        field: str | None,
+    ) -> None:
+        super().__init__(kind, reason, id=id, field=field)
         self.file = file
 
     def __str__(self) -> str:
