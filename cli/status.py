@@ -89,6 +89,8 @@ def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:
         shown["snapshot"] = _snapshot_line(shown["snapshot"])
     if not wide and shown.get("fetching") is not None:
         shown["fetching"] = f"{in_units(shown['fetching']['bytes'])} of {in_units(shown['fetching']['of'])}"
+    if shown.get("oldest_foreign_read") is not None:
+        shown["oldest_foreign_read"] = _foreign_read_line(shown["oldest_foreign_read"])
     lines = sorted(starmap(partial(_line, wide=wide), shown.items()), key=lambda line: isinstance(line[1], dict))
     print_fields([*lines, *(("alarm", one_line(_alarm_line(alarm, wide=wide))) for alarm in answer["alarms"])])
     if answer["members"]:
@@ -110,6 +112,11 @@ def _certificate_line(certificate: Mapping[str, Any], *, wide: bool) -> str:
     ends = certificate["not_after"] if wide else end_shown(certificate["not_after"])
     text = ends if ends.startswith("EXPIRED") else f"expires {ends}"
     return f"{text}, serial {certificate['serial']}, trust domain {certificate['trust_domain']}"
+
+
+def _foreign_read_line(read: Mapping[str, Any]) -> str:
+    there = "" if read["pid_namespace"] is None else f" of namespace {read['pid_namespace']}"
+    return f"process {read['pid']}{there} has kept pages for {age(read['age_seconds'])}"
 
 
 def _backup_line(backup: Mapping[str, Any], answer: Mapping[str, Any], *, wide: bool) -> str:

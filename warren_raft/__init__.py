@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from .recovery.restore import restore as restore
     from .results import CertificateStatus as CertificateStatus
     from .results import Fetching as Fetching
+    from .results import ForeignRead as ForeignRead
     from .results import MemberAlarm as MemberAlarm
     from .results import MemberStatus as MemberStatus
     from .results import OwnSnapshot as OwnSnapshot
@@ -202,6 +203,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "results": (
         "CertificateStatus",
         "Fetching",
+        "ForeignRead",
         "MemberAlarm",
         "MemberStatus",
         "OwnSnapshot",

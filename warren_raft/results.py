@@ -133,6 +133,19 @@ class CertificateStatus(Result):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignRead(Result):
+    """A view of the state that another process has open, and that keeps pages which were changed since."""
+
+    pid: int
+    """The process id, in the namespace of process ids of that process."""
+    pid_namespace: int | None
+    """The number of that namespace (`lsns -t pid` shows it), if it is another one than this manager's: the process is
+    in another container. None: it is the same, or not known."""
+    age_seconds: float
+    """Since this manager found the view, which it looks for once a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemberAlarm(Result):
     """An alarm of another member, as that member reported it. The text and the time are in that member's own status."""
 
@@ -237,7 +250,9 @@ class Status(Result):
     pending_writes: int
     """Writes of this process that are on their way."""
     oldest_read_age_seconds: float
-    """0 when no view is open."""
+    """Of the views of this process; 0 when none is open."""
+    oldest_foreign_read: ForeignRead | None
+    """The oldest view of another process that keeps pages; None if there is none."""
     alarms: tuple[Alarm, ...]
     failure: str | None
     """Why this manager stopped by itself."""

@@ -55,6 +55,10 @@ class Watch:
         return self._readers.look(table)
 
     @property
+    def oldest(self) -> wr.ForeignRead | None:
+        return self._readers.oldest
+
+    @property
     def texts(self) -> dict[str, str]:
         return {alarm.subject: alarm.text for alarm in self.alarms.active}
 
@@ -79,6 +83,25 @@ def test_a_reader_is_told_of_when_it_has_held_pages_for_a_minute() -> None:
     table.rows = []
     watch.after(1, table)
     assert watch.texts == {}
+
+
+def test_the_oldest_view_of_other_processes_is_known_at_once() -> None:
+    """(Pins a fault: `status` showed the views of the manager's own process only, so a reader that let the state grow
+    was invisible for the first minute, and its age later too.)"""
+    watch, far = Watch(), Holder(9, 4026530000, 8, False)
+    table = Table(here(os.getpid(), 10), here(4711, 7))
+    assert watch.oldest is None
+    watch.after(0, table)
+    table.rows.append(far)
+    watch.after(5, table)
+    assert watch.oldest is not None
+    assert watch.oldest.to_json() == {"pid": 4711, "pid_namespace": None, "age_seconds": 5.0}
+    table.rows = [far]
+    watch.after(1, table)
+    assert watch.oldest.to_json() == {"pid": 9, "pid_namespace": 4026530000, "age_seconds": 1.0}
+    table.rows = []
+    watch.after(1, table)
+    assert watch.oldest is None
 
 
 def test_a_reader_that_goes_on_to_newer_views_is_not_told_of() -> None:
@@ -149,6 +172,9 @@ def test_a_manager_names_the_process_and_its_age_and_stops_when_it_is_over(
         wait_until(lambda: store.alarms, "the alarm")
         (alarm,) = store.alarms
         assert (alarm.name, alarm.subject) == ("reader-holds-pages", f"process {reader.process.pid}")
+        oldest = store.status().oldest_foreign_read
+        assert oldest is not None
+        assert (oldest.pid, oldest.pid_namespace) == (reader.process.pid, None)
         assert reader.look() == ["first"]
         reader.end()
         wait_until(lambda: not store.alarms, "the end of the alarm")

@@ -14,7 +14,7 @@ from typing import Final
 from warren_raft.alarms import Alarm
 from warren_raft.errors import WarrenError
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.results import MemberStatus, Status, Verdict
+from warren_raft.results import ForeignRead, MemberStatus, Status, Verdict
 from warren_raft.store import levels
 
 LOCAL_ID: Final = "local"
@@ -33,6 +33,7 @@ def status_of(
     alarms: Sequence[Alarm],
     failure: WarrenError | None,
     uptime_seconds: float,
+    foreign_read: ForeignRead | None,
 ) -> Status:
     """The status now. Raises Closed."""
     database = machine.database
@@ -73,6 +74,7 @@ def status_of(
         digests_compared={},
         pending_writes=pending_writes,
         oldest_read_age_seconds=database.oldest_read_age_seconds(),
+        oldest_foreign_read=foreign_read,
         alarms=tuple(alarms),
         failure=None if failure is None else str(failure),
     )

@@ -268,6 +268,7 @@ class LocalStore(Store):
             alarms=alarms,
             failure=self._failure,
             uptime_seconds=time.monotonic() - self._opened_at,
+            foreign_read=self._foreign_readers.oldest,
         )
 
     def reload_certificate(self) -> None:

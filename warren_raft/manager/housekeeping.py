@@ -58,6 +58,7 @@ class Housekeeping:
         backups: Backups | None,
         use_credentials: Callable[[Credentials], None],
         stop_manager: Callable[[WarrenError], None],
+        foreign_readers: ForeignReaders,
         say_slow: Callable[[], None],
     ) -> None:
         self._node_id = opened.config.node_id
@@ -70,7 +71,7 @@ class Housekeeping:
         self._backups = backups
         self._use_credentials = use_credentials
         self._stop_manager = stop_manager
-        self._foreign_readers = ForeignReaders(alarms)
+        self._foreign_readers = foreign_readers
         self._renew_at = 0.0
         self._is_noted = False
         """Whether it is on disk that this start got ready."""

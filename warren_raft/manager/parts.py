@@ -46,6 +46,7 @@ from warren_raft.raft.links.transport import Transport
 from warren_raft.results import BackupStatus
 from warren_raft.snapshots.after_backup import AfterBackup
 from warren_raft.snapshots.backups import Backups
+from warren_raft.store.foreign_readers import ForeignReaders
 from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import forking
 from warren_raft.support.deliveries import Deliveries
@@ -211,6 +212,7 @@ class Parts:
         if self.backups is not None:
             self.after_backup = self.saving.after_backup(self.backups, self.alarms)
             self.shipping = self.saving.shipping(self.backups, self.alarms)
+        self.foreign_readers = ForeignReaders(self.alarms)
         self._housekeeping = Housekeeping(
             version=self._version,
             opened=self.opened,
@@ -222,6 +224,7 @@ class Parts:
             backups=self.backups,
             use_credentials=driver.set_credentials,
             stop_manager=self._stop_manager,
+            foreign_readers=self.foreign_readers,
             say_slow=self.writes.slow.say,
         )
 

@@ -24,6 +24,7 @@ from warren_raft.results import (
     BackupStatus,
     CertificateStatus,
     Fetching,
+    ForeignRead,
     MemberAlarm,
     MemberStatus,
     OwnSnapshot,
@@ -45,6 +46,7 @@ def status_of(
     failure: WarrenError | None,
     is_stuck: bool,
     uptime_seconds: float,
+    foreign_read: ForeignRead | None,
 ) -> Status:
     """The status of a manager now. Raises Closed.
 
@@ -88,6 +90,7 @@ def status_of(
         digests_compared=dict(engine.compared_digests),
         pending_writes=engine.pending_count,
         oldest_read_age_seconds=database.oldest_read_age_seconds(),
+        oldest_foreign_read=foreign_read,
         alarms=tuple(alarms),
         failure=None if failure is None else str(failure),
     )

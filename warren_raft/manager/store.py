@@ -166,6 +166,7 @@ class ReplicatedStore(Store):
             failure=self.failure,
             is_stuck=self._life.is_stuck,
             uptime_seconds=time.monotonic() - self._opened_at,
+            foreign_read=parts.foreign_readers.oldest,
         )
 
     def _meters(self) -> Meters:

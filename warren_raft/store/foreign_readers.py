@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from warren_raft.alarms import Alarms
+from warren_raft.results import ForeignRead
 from warren_raft.store.database import Database
 from warren_raft.store.reader_slots import Holder, pid_namespace
 from warren_raft.store.transactions import VIEW_AGE_MAX_SECONDS
@@ -31,13 +32,29 @@ or is still running."""
 
 
 class ForeignReaders:
-    """For one thread. The age of a view is counted from the first check that found it."""
+    """`look` is for one thread. The age of a view is counted from the first check that found it."""
 
     def __init__(self, alarms: Alarms, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._alarms = alarms
         self._clock = clock
         self._namespace: Final = pid_namespace()
         self._since: dict[tuple[str, Holder], float] = {}
+        self._oldest: tuple[float, Holder] | None = None
+        """The beginning of the oldest view that is known, and its reader."""
+
+    @property
+    def oldest(self) -> ForeignRead | None:
+        """The oldest view of the last look; None: there was none. For any thread."""
+        oldest = self._oldest
+        if oldest is None:
+            return None
+        since, holder = oldest
+        is_here = holder.namespace in (0, self._namespace)
+        return ForeignRead(
+            pid=holder.pid,
+            pid_namespace=None if is_here else holder.namespace,
+            age_seconds=round(max(0.0, self._clock() - since), 3),
+        )
 
     def look(self, database: Database) -> bool:
         """Raise and clear the alarms. Returns whether there is a reader that will not end by itself (RENEW_SECONDS):
@@ -49,6 +66,7 @@ class ForeignReaders:
             if holder.transaction < newest and not self._is_own(holder)
         }
         self._since = {key: self._since.get(key, now) for key in holders}
+        self._oldest = min(((since, holder) for (_, holder), since in self._since.items()), default=None)
         oldest: dict[str, tuple[float, Holder]] = {}
         for (_, holder), since in self._since.items():
             name = self._name(holder)
