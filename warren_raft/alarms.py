@@ -30,6 +30,7 @@ AlarmName = Literal[
     "certificate-expired",
     "certificate-expires",
     "certificate-not-taken",
+    "clock-skew",
     "cluster-not-formed",
     "descriptors-low",
     "disk-low",

@@ -234,6 +234,7 @@ class Parts:
         if config.switch_interval_seconds is not None:
             SWITCH_INTERVAL.acquire(self, config.switch_interval_seconds)
         self._say_starting()
+        driver.engine.use_wall_clock(time.time)
         driver.start()
         self._housekeeping.remember()
         if make_admin is not None:

@@ -8,8 +8,10 @@ Invariant: a comparison that could not be made counts neither as agreement nor a
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from warren_raft.raft.clocks import Clocks
 from warren_raft.raft.context import Context
 from warren_raft.raft.messages import HealthReport
 from warren_raft.raft.reports import SAMPLES_TOLD, Heard, Report
@@ -38,6 +40,7 @@ class Health:
         self._roster = context.roster
         self._outbox = context.outbox
         self._alarms = context.alarms
+        self.clocks: Final = Clocks(context.node_id, context.alarms)
         self._told_at = -1e9
         self._claims: dict[str, dict[int, bytes]] = {}
         self._low: dict[str, bool] = {}
@@ -75,7 +78,7 @@ class Health:
             digests=self._samples(machine),
             low=low,
             full=is_leader and self.lacks_room(low=low),
-            report=report.to_message(),
+            report=replace(report, time_ms=self.clocks.time_ms()).to_message(),
             commit=commit,
             settled=settled,
         )
@@ -83,6 +86,7 @@ class Health:
         for peer in sorted(self._roster.links):
             if self._roster.counts(peer):
                 self._outbox.send(peer, message)
+        self.clocks.look(self._roster.members, is_leader=is_leader)
         return self._compare(machine)
 
     @staticmethod
@@ -95,7 +99,9 @@ class Health:
         return [(index, digest) for index, digest in found if digest is not None]
 
     def receive(self, peer: str, message: HealthReport, now: float) -> None:
-        self.reports[peer] = Heard(Report.from_message(message.report), now)
+        report = Report.from_message(message.report)
+        self.reports[peer] = Heard(report, now)
+        self.clocks.receive(peer, report.time_ms)
         claims = self._claims.setdefault(peer, {})
         claims.update(message.digests)
         for index in sorted(claims)[:-CLAIMS_KEPT]:
@@ -115,6 +121,7 @@ class Health:
         """Forget the peer's digests and space: after its link was down it may have another state."""
         for known in (self._claims, self._low, self._full):
             known.pop(peer, None)
+        self.clocks.forget(peer)
 
     def state_changed(self) -> None:
         """Our own state was replaced: all comparisons must be made again."""

@@ -6,7 +6,7 @@ any thread, at any moment of a step.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -225,6 +225,10 @@ class Readings:
     def reports(self) -> Mapping[str, Heard]:
         """The last report of each other member."""
         return dict(self._health.reports)
+
+    def use_wall_clock(self, clock: Callable[[], float]) -> None:
+        """Compare this clock (seconds since 1970) with those of the other members. Call it before the first step."""
+        self._health.clocks.now = clock
 
     def own_report(self, applied_index: int, alarms: Iterable[Alarm]) -> Report:
         """The report of this manager to the others."""

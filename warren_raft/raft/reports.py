@@ -14,6 +14,8 @@ ALARMS_TOLD: Final = 20
 """The most alarms of one manager in a report."""
 TEXT_CHARACTERS: Final = 256
 NUMBER_MAX: Final = 1 << 62
+NUMBERS: Final = ("disk_free_bytes", "database_bytes", "time_ms")
+"""Fields that may be missing: numbers from 0 on."""
 
 
 SAMPLES_TOLD: Final = 4
@@ -34,6 +36,8 @@ class Report:
     """(bytes received, bytes in all) of the snapshot that it fetches; None also: it fetches none."""
     alarms: tuple[tuple[str, str, str], ...] = ()
     """(name, subject, severity)."""
+    time_ms: int | None = None
+    """Its wall clock when it sent the report, in milliseconds since 1970 (UTC)."""
 
     def to_message(self) -> dict[str, object]:
         return {
@@ -43,6 +47,7 @@ class Report:
             "database_bytes": self.database_bytes,
             "fetching": self.fetching,
             "alarms": [[text[:TEXT_CHARACTERS] for text in alarm] for alarm in self.alarms[:ALARMS_TOLD]],
+            "time_ms": self.time_ms,
         }
 
     @classmethod
@@ -56,6 +61,7 @@ class Report:
             database_bytes=message.get("database_bytes"),
             fetching=None if fetching is None else (fetching[0], fetching[1]),
             alarms=tuple((name, subject, severity) for name, subject, severity in message["alarms"]),
+            time_ms=message.get("time_ms"),
         )
 
 
@@ -75,7 +81,7 @@ def is_report(value: object) -> bool:
     return (
         _is_number(value.get("applied_index"))
         and _is_text(value.get("version"))
-        and all(value.get(name) is None or _is_number(value[name]) for name in ("disk_free_bytes", "database_bytes"))
+        and all(value.get(name) is None or _is_number(value[name]) for name in NUMBERS)
         and (fetching is None or (type(fetching) is list and len(fetching) == 2 and all(map(_is_number, fetching))))
         and type(alarms) is list
         and len(alarms) <= ALARMS_TOLD
