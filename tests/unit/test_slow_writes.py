@@ -26,6 +26,8 @@ from warren_raft.raft.stages import Stages
 
 SLOW_SECONDS = 0.25
 DISK_SECONDS = 0.6
+PATIENCE_SECONDS = 30.0
+"""The longest wait for a condition."""
 
 
 @dataclass
@@ -77,10 +79,16 @@ def managers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managers]:
 
 
 def found(store: wr.ReplicatedStore, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The newest slow write of a manager that matches."""
-    slow = store._parts.writes.slow.to_json()["slow"]
-    matching = [each for each in slow if matches(each)]
-    assert matching, json.dumps(slow, indent=1)
+    """The newest slow write of a manager that matches. Its raft thread may note the write after the caller has the
+    answer."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        slow = store._parts.writes.slow.to_json()["slow"]
+        matching = [each for each in slow if matches(each)]
+        if matching:
+            break
+        assert time.monotonic() < deadline, json.dumps(slow, indent=1)
+        time.sleep(0.01)
     assert json.loads(json.dumps(matching[0])) == matching[0]
     return dict(matching[0])
 

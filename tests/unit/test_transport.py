@@ -266,8 +266,9 @@ class Stage:
         await linked(a, b)
         return a, b
 
-    async def pair(self, timing: Timing = FAST) -> tuple[Node, Node]:
-        """m1, which dials, and m2, with a link between them."""
+    async def pair(self, timing: Timing = STILL) -> tuple[Node, Node]:
+        """m1, which dials, and m2, with a link between them. A busy machine does not end the link, unless `timing` is
+        given."""
         a, b = await self.node("m1", timing), await self.node("m2", timing)
         a.transport.set_peers({"m2": (b.address,)})
         await linked(a, b)
@@ -739,7 +740,7 @@ HOSTILE_PEER: dict[str, bytes] = {
 def test_a_bad_frame_on_a_link_drops_that_link_only(what: str) -> None:
     @scenario
     async def scene(stage: Stage) -> None:
-        a, b = await stage.pair(STILL)
+        a, b = await stage.pair()
         stranger = await stage.dial(b)
         await stranger.shake_hands("m9")
         stranger.say({"type": "word"})
@@ -956,7 +957,7 @@ async def test_a_callback_that_fails_costs_its_link_and_is_heard_of(stage: Stage
 @scenario
 async def test_a_fault_in_the_watch_of_one_link_costs_that_link(stage: Stage) -> None:
     """An error of TLS ended the watch of all links: no silence was noticed any more."""
-    a, b = await stage.pair()
+    a, b = await stage.pair(FAST)
     one, other = [await stage.dial(b) for _ in range(2)]
     await one.shake_hands("m8")
     await other.shake_hands("m9")
@@ -1025,7 +1026,7 @@ async def test_the_links_own_message_types_are_not_the_engines_to_send(stage: St
 
 @scenario
 async def test_a_link_without_traffic_is_kept_by_pings(stage: Stage) -> None:
-    a, b = await stage.pair()
+    a, b = await stage.pair(FAST)
     started = time.monotonic()
     await past(started + 3 * FAST.link_timeout_seconds)
     await is_unharmed(a, b)
@@ -1078,7 +1079,7 @@ async def test_a_handshake_that_stops_half_way_is_given_up(stage: Stage) -> None
 @scenario
 async def test_silence_while_our_own_loop_was_away_is_nobodys_fault(stage: Stage) -> None:
     """After SIGCONT every peer looks silent. If all links were dropped, each suspension would cause an election."""
-    a, b = await stage.pair()
+    a, b = await stage.pair(FAST)
     stand_still(2 * FAST.link_timeout_seconds)
     started = time.monotonic()
     await past(started + 2 * FAST.link_timeout_seconds)
@@ -1190,7 +1191,7 @@ def test_unfinished_messages_of_all_links_together_are_bounded(monkeypatch: pyte
 
     @scenario
     async def scene(stage: Stage) -> None:
-        a, b = await stage.pair(STILL)
+        a, b = await stage.pair()
         for number in range(6):
             stranger = await stage.dial(b)
             await stranger.shake_hands(f"m{3 + number}")
@@ -1214,7 +1215,7 @@ def test_unfinished_messages_of_guests_leave_members_their_room(monkeypatch: pyt
 
     @scenario
     async def scene(stage: Stage) -> None:
-        a, b = await stage.pair(STILL)
+        a, b = await stage.pair()
         b.transport.set_peers({"m1": (a.address,), "m2": (b.address,)})
         unfinished = encode({"type": "append", "data": bytes(1_400_000)})[:-1]
         member, guest = a.transport._by_number[a.current["m2"]], await stage.dial(b)
