@@ -641,7 +641,7 @@ def test_a_message_of_tls_after_the_handshake_costs_its_link_and_nothing_else(
 ) -> None:
     @scenario
     async def scene(stage: Stage) -> None:
-        node = await stage.node("m1", replace(FAST, link_timeout_seconds=PATIENCE_SECONDS), credentials=mine)
+        node = await stage.node("m1", PATIENT, credentials=mine)
         raw, crafter = await asyncio.to_thread(raw_link, node, theirs, tmp_path)
         with raw:
             await until(lambda: node.current)
