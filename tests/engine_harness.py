@@ -118,6 +118,8 @@ class Node:
     """Batches that wait for the disk; with `disk_seconds` None they stay until complete_sync()."""
     dialed: dict[str, Sequence[str]] = field(default_factory=dict)
     write_at: float | None = None
+    step_at: float = 0.0
+    """When the next step is due although nothing happens, as in the driver."""
     disk_seconds: float | None = 0.0
     waits_for_disk: bool = False
     """Whether each batch is written at once, before anything is applied, as the driver does while the disk is quick."""
@@ -406,8 +408,9 @@ class Cluster:
         if node.waits_for_disk and node.batches and node.disk_error is None:
             self.complete_sync(id_)
             self._step_engine(node)
-        node.engine.apply()
+        more = node.engine.apply()
         node.engine.alarms.tick()
+        node.step_at = self.now if more else node.engine.step_at
         if node.engine.role == "leader":
             term = node.engine.term
             assert self.leaders.setdefault(term, id_) == id_, f"two leaders in term {term}"
@@ -502,10 +505,12 @@ class Cluster:
             for peer in sorted(node.dialed):
                 if (id_, peer) not in self.links and self._answers(id_, peer, node.dialed[peer]):
                     self.connect(id_, peer)
-        for pair in list(self.wire):
-            if pair in self.thin and pair not in self.held:
+        for pair, queue in list(self.wire.items()):
+            if not queue or pair in self.held:
+                continue
+            if pair in self.thin:
                 self._deliver_but_bulk(*pair)
-            elif pair not in self.held:
+            else:
                 self.deliver(*pair)
         for id_ in list(self.nodes):
             node = self.nodes[id_]
@@ -513,7 +518,8 @@ class Cluster:
                 self.complete_sync(id_)
             if node.work and node.works:
                 self.do_work(id_)
-            self.step(id_)
+            if node.events or self.now >= node.step_at:
+                self.step(id_)
             if id_ in self.nodes and node.events:
                 self.step(id_)
 
