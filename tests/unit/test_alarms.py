@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from tests.sources import trees_with
 from warren_raft.alarms import (
     REMIND_SECONDS,
     SUBJECTS_MAX,
@@ -201,8 +202,8 @@ def test_every_name_of_an_alarm_is_raised_somewhere() -> None:
 
 def test_an_alarm_has_the_severity_that_the_list_says() -> None:
     listed, seen = documented(), 0
-    for path in (ROOT / "warren_raft").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for _, tree in trees_with(r"\braise_alarm\b", (ROOT / "warren_raft").rglob("*.py")):
+        for node in ast.walk(tree):
             if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") != "raise_alarm":
                 continue
             if isinstance(node.args[0], ast.Constant):

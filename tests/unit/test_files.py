@@ -16,6 +16,7 @@ import pytest
 import warren_raft
 import warren_raft_cli
 from tests.memory_files import MemoryFiles
+from tests.sources import trees_with
 from tests.watched_files import WatchedFiles
 from warren_raft.disk.files import OS_FILES, Files, HeldDirectory
 
@@ -34,8 +35,10 @@ EXCEPT = {
 
 
 def uses(package: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(package.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    of_modules = "|".join(rf"\b{module}\s*\.\s*({'|'.join(names)})\b" for module, names in ONLY_IN_DISK.items())
+    pattern = rf"{of_modules}|\bfrom\s+({'|'.join(ONLY_IN_DISK)})\s+import\b"
+    for path, tree in trees_with(pattern, sorted(package.rglob("*.py"))):
+        for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 if node.attr in ONLY_IN_DISK.get(node.value.id, ()):
                     yield str(path.relative_to(package)), node.attr

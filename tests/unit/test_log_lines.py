@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import logging
 from pathlib import Path
 
 import pytest
 
+from tests.sources import trees_with
 from warren_raft.raft import reasons
 from warren_raft.support.log_lines import LINE_CHARACTERS, RECENT_MAX, log_event, recent
 from warren_raft_cli.serve import KeyValueFormatter
@@ -85,30 +87,41 @@ def test_the_last_lines_of_each_manager_are_kept_at_any_level_of_the_program(cap
     assert len(recent("of-this-test")) == RECENT_MAX
 
 
-def logged_otherwise(path: Path) -> list[str]:
+METHODS = ("debug", "info", "warning", "error", "critical", "exception", "log")
+LOGGERS = ("logger", "log", "_log", "logging")
+
+
+def logged_otherwise(paths: list[Path]) -> list[str]:
     """Calls like `logger.warning(…)` and `log.exception(…)`."""
-    names = {"debug", "info", "warning", "error", "critical", "exception", "log"}
     return [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        f"{path}:{node.lineno}"
+        for path, tree in trees_with(rf"\b({'|'.join(LOGGERS)})\s*\.\s*({'|'.join(METHODS)})\b", paths)
+        for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr in names
+        and node.func.attr in METHODS
         and isinstance(node.func.value, ast.Name)
-        and node.func.value.id in {"logger", "log", "_log", "logging"}
+        and node.func.value.id in LOGGERS
     ]
+
+
+def test_a_line_of_another_form_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("log_event(logger, 20, 'x')\nlogging.basicConfig()\nlogger.warning('x')\n_log . info('x')\n")
+    assert logged_otherwise([path]) == [f"{path}:3", f"{path}:4"]
 
 
 def test_every_line_has_this_form() -> None:
     paths = [*(ROOT / "warren_raft").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
     assert len(paths) > 50
-    assert [call for path in paths if path.name != "log_lines.py" for call in logged_otherwise(path)] == []
+    assert logged_otherwise([path for path in paths if path.name != "log_lines.py"]) == []
 
 
+@functools.cache
 def events() -> list[ast.Call]:
     """The calls of log_event with a fixed phrase."""
-    trees = (ast.parse(path.read_text(encoding="utf-8")) for part in ("warren_raft", "cli") for path in python(part))
-    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    trees = trees_with(r"\blog_event\b", [*python("warren_raft"), *python("cli")])
+    calls = (node for _, tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
     return [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "log_event"]
 
 

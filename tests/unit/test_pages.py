@@ -171,10 +171,20 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0]
 
 
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """All statements, at any depth. An expression contains none, and most of a tree is expressions."""
+    for statement in body:
+        yield statement
+        for name in ("body", "orelse", "finalbody"):
+            yield from statements(getattr(statement, name, []))
+        for part in [*getattr(statement, "handlers", []), *getattr(statement, "cases", [])]:
+            yield from statements(part.body)
+
+
 def imported(path: Path) -> Iterator[Path]:
     """The modules of warren_raft that a module imports, for types too."""
     package = [PACKAGE.name, *path.relative_to(PACKAGE).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(ast.parse(path.read_text()).body):
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):
