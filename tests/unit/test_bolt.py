@@ -137,6 +137,7 @@ def test_a_tree_of_many_pages_is_read_back(tmp_path: Path) -> None:
     assert records_of(path) == [((b"long",), *each) for each in long] + [((b"many",), *each) for each in many]
 
 
+@pytest.mark.slow  # Go compiles bbolt
 @pytest.mark.skipif(
     not (shutil.which("go") and (GO_PATH / "src/go.etcd.io/bbolt").is_dir()),
     reason="needs Debian's packages golang and golang-go.etcd.io-bbolt-dev",
