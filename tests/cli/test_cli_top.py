@@ -130,6 +130,7 @@ def test_a_frame_fits_80_columns_with_the_worst_of_texts(reading: Reading) -> No
     assert max(len(line.rstrip()) for line in lines) <= 80
     text = " ".join(" ".join(lines).split())
     assert "\x1b[2J" not in text
+    assert r"m\x1b[2Jm" in text.replace(" ", "")
     assert text.count("make some space") == 3 * 6
     assert str(2**62) in text
     assert "out of date" in text

@@ -223,16 +223,18 @@ def test_the_tests_in_the_page_on_embedding_pass(tmp_path: Path) -> None:
     loop, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     tests = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     loop = loop.partition("\n\n\ndef start(")[0]
-    (tmp_path / "test_page.py").write_text("\n".join([loop, *tests]))
-    assert run_pytest(tmp_path).startswith("4 passed")
+    (file,) = re.findall(r"`python -m pytest (test_\w+\.py)`", section)  # the page says how to run them
+    assert "`pip install pytest`" in section
+    (tmp_path / file).write_text("\n".join([loop, *tests]))
+    assert run_pytest(tmp_path, file).startswith("4 passed")
 
 
 # The plugin -----------------------------------------------------------------------------------------------------------
 
 
-def run_pytest(directory: Path) -> str:
+def run_pytest(directory: Path, *files: str) -> str:
     """The last line of pytest in a directory."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    command = [sys.executable, "-m", "pytest", *files, "-q", "-p", "no:cacheprovider", "-W", "error"]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()[-1]
