@@ -30,6 +30,7 @@ def test_it_leads_with_exactly_two_commands_and_both_are_there() -> None:
     commands = re.findall(r"^(scripts/\S+)", blocks("bash")[0], re.MULTILINE)
     assert commands == ["scripts/cluster-local.sh", "scripts/test.sh"]
     assert "scripts/cluster-local.sh demo" in blocks("bash")[0]
+    assert all(re.search(r": about (a|\d+) minutes?\b", line) for line in blocks("bash")[0].splitlines() if line)
     assert all(os.access(PROJECT / command, os.X_OK) for command in commands)
 
 
