@@ -27,7 +27,7 @@ SECTION = re.compile(r"\| \*\*`([\w/]+)/`\*\*")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 CONFLICT = re.compile(r"^(?:<{7}|>{7}|\|{7}) ", re.MULTILINE)
-THEIRS = {"syncobj.py", "first.py", "my_manager.py"}  # PySyncObj's, and those of the reader of docs/tutorial.md
+THEIRS = {"syncobj.py", "first.py", "my_manager.py", "test_reconcile.py"}  # PySyncObj's, and the reader's own
 
 
 def name(path: Path) -> str:
