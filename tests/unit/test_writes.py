@@ -257,9 +257,16 @@ def test_a_write_with_too_many_bytes_for_the_queue_ends_at_once(
     """A large write beside many small ones is accepted; many large ones are not."""
     monkeypatch.setattr(module, "OUTSTANDING_BYTES", 10_000)
     with replicated(tmp_path, others=1) as store:
+        writes = store._parts.writes
         futures = [start(store, timeout=math.inf) for _ in range(50)]
-        futures += [start(store, "x" * 500, timeout=math.inf) for _ in range(30)]
-        futures[-1].exception(DEADLINE)  # another thread ends them, in their order
+
+        def none_is_on_its_way() -> bool:
+            return len(writes._held) == sum(not future.done() for future in futures)
+
+        for _ in range(30):
+            wait_until(none_is_on_its_way, "the write is held, or refused")  # until then its bytes may be in no count
+            futures.append(start(store, "x" * 500, timeout=math.inf))
+        futures[-1].exception(DEADLINE)
         first = next(number for number, future in enumerate(futures) if future.done())
         assert 55 < first < 75
         assert all(future.done() for future in futures[first:])
