@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from typing import Final
 
@@ -23,6 +24,12 @@ LONG: Final = ("test_torture.py", "test_simulation.py", "test_benchmarks.py")
 settings.register_profile("any machine", deadline=None)  # the time of an example only says how busy the machine is
 settings.register_profile("quick", deadline=None, max_examples=25)  # of `make fast`; the full run has 100 examples
 settings.load_profile("any machine")
+
+
+def pytest_configure() -> None:
+    # A shell starts its background jobs with SIGINT ignored. The processes of tests would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
