@@ -276,14 +276,14 @@ class Backups:
         return path, manifest.cluster_id
 
     def _prune(self, backups: list[tuple[str, SnapshotInfo]], saved: str) -> list[tuple[str, SnapshotInfo]]:
-        """Remove those before the newest regular ones, and never the one that was just saved. Returns the remaining
-        backups."""
+        """Remove those before the newest regular ones, and all but the newest 2 * keep; never the one that was just
+        saved. Returns the remaining backups."""
         regular = self._regular(backups)
         first_kept = regular[-self._keep :][0] if regular else 0
         kept = []
-        for backup in backups:
+        for number, backup in enumerate(backups):
             path = backup[0]
-            if backup[1].index >= first_kept or path in (saved, self.in_use):
+            if (backup[1].index >= first_kept and number < 2 * self._keep) or path in (saved, self.in_use):
                 kept.append(backup)
             else:
                 self._files.unlink(path)
