@@ -278,6 +278,8 @@ def damage(path: Path, kind: str) -> None:
         data = bytearray(os.urandom(len(data)))
     elif kind == "header":
         data[0] ^= 1
+    elif kind == "empty":
+        data.clear()
     else:
         data[len(data) * 2 // 3] ^= 1
     path.write_bytes(data)
@@ -289,7 +291,7 @@ def damage(path: Path, kind: str) -> None:
 DAMAGES = ("middle", "header", "all", "unreadable")
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", ["middle", "header", "all", "empty"])
 @pytest.mark.parametrize("more", [True, False])
 def test_a_damaged_file_from_before_the_snapshot_is_a_warning(world: World, kind: str, more: bool) -> None:
     """(Pins a fault of a drill: an old damaged file forbade the restore of the newest backup and all behind it.)"""
@@ -308,6 +310,51 @@ def test_a_damaged_file_from_before_the_snapshot_is_a_warning(world: World, kind
     assert [text.startswith(str(old)) and text.endswith("it was not needed") for text in made.replayed.warnings] == [
         True
     ]
+
+
+def test_a_file_that_cannot_be_read_is_needed(world: World) -> None:
+    """It may be whole: somebody can give the right to read it, or move it away."""
+    fill(world)
+    old = world.ship(0, 2)
+    world.ship(2)
+    later(world, 3)
+    damage(old, "unreadable")
+    with pytest.raises(RefusedForSafety, match=f"{old} cannot be read"):
+        world.restored("last")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_file_that_began_with_another_one_is_needed(world: World, kind: str) -> None:
+    """(Pins a fault: the clocks of two managers decided which of the two files counts.)"""
+    fill(world)
+    world.ship(0, 2)
+    longer = world.ship(2)
+    world.ship(2, 4, node_id="n2")  # the name has a later time
+    damage(longer, kind)
+    with pytest.raises(RefusedForSafety, match=rf"index {world.marks[3].index}: .*{longer}"):
+        world.restored("last")
+
+
+def test_an_empty_last_file_is_a_warning(world: World) -> None:
+    """A manager was killed when it had made the file: nothing was in it."""
+    fill(world)
+    world.ship(0, 3)
+    damage(world.ship(3), "empty")
+    made, _ = world.restored("last")
+    assert made.replayed is not None
+    assert made.replayed.revision == world.marks[2].revision
+    assert made.replayed.warnings[0].endswith("is empty; it was not needed")
+
+
+def test_the_used_part_of_a_damaged_file_is_not_called_needless(world: World) -> None:
+    fill(world)
+    path = world.ship()
+    damage(path, "middle")
+    made, _ = world.restored(world.marks[0].revision)
+    assert made.replayed is not None
+    (warning,) = made.replayed.warnings
+    assert warning.startswith(f"{path} is damaged at byte ")
+    assert warning.endswith("; the part behind the damage was not needed")
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

@@ -8,7 +8,7 @@ digest of the state is compared at every mark on the way.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
@@ -195,7 +195,7 @@ def plan(file: str, old: SnapshotInfo, to_revision: ToRevision) -> Plan:
         )
     if wanted is None:
         _require_nothing_newer(file, old, found.end.index)
-    found.warnings = chain.warnings
+    found.warnings = chain.warnings(found.paths)
     return found
 
 
@@ -238,6 +238,8 @@ class _Damaged(NamedTuple):
     text: str
     newest_index: int | None
     """Of its last mark; None: not known."""
+    is_readable: bool = True
+    """False: perhaps the file is whole, and only its mode or its disk keeps it from being read."""
 
 
 class _Chain:
@@ -254,8 +256,8 @@ class _Chain:
         self._read: list[Contents] = []
         self._damaged: list[_Damaged] = []
         """Of the files that were read."""
-        self._begins = (0, "")
-        """Of the newest undamaged file that was read."""
+        self._begins = 0
+        """The highest first index of the undamaged files that were read."""
 
     def next(self, index: int) -> Contents | None:
         """The file that leads furthest beyond the entry `index`; None: none does."""
@@ -299,30 +301,37 @@ class _Chain:
             self._damaged.append(_Damaged(path, str(error), newest_index_in(path)))
             return
         except OSError as error:
-            self._damaged.append(_Damaged(path, f"{path} cannot be read: {error.strerror or error}", None))
+            text = f"{path} cannot be read: {error.strerror or error}"
+            self._damaged.append(_Damaged(path, text, None, is_readable=False))
             return
         if contents.header.cluster_id != self._old.cluster_id:
             return
         if contents.problem:
             self._damaged.append(_Damaged(path, f"{path} {contents.problem}", contents.newest_index))
         elif contents.groups:
-            self._begins = max(self._begins, _begin(path))
+            self._begins = max(self._begins, contents.header.first_index)
         self._read.append(contents)
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """A sentence about each file that was read and is damaged."""
-        return tuple(f"{each.text}; it was not needed" for each in self._damaged)
+    def warnings(self, used: Collection[str]) -> tuple[str, ...]:
+        """A sentence about each file that was read and is damaged. `used`: the files whose undamaged part counts."""
+        return tuple(
+            f"{each.text}; {'the part behind the damage' if each.path in used else 'it'} was not needed"
+            for each in self._damaged
+        )
 
     def _damage(self, index: int) -> str:
-        """The damaged files that may hold entries behind this one; "" if there are none. A leader writes all entries
-        from the first one of its file on, so a file has none that a file begun later lacks."""
-        found = [
-            each.text
-            for each in self._damaged
-            if (_begin(each.path) > self._begins if each.newest_index is None else each.newest_index > index)
-        ]
+        """The damaged files that may hold entries behind this one; "" if there are none."""
+        found = [each.text for each in self._damaged if self._may_go_on(each, index)]
         return f": {'; '.join(found[:PROBLEMS_SHOWN])}" if found else ""
+
+    def _may_go_on(self, file: _Damaged, index: int) -> bool:
+        """Whether it may hold entries behind this one. A leader writes all entries from the first one of its file on,
+        so a file without any mark has none that an undamaged file with a higher first index lacks."""
+        if not file.is_readable:
+            return True
+        if file.newest_index is not None:
+            return file.newest_index > index
+        return first_index_in(file.path) >= self._begins and os.path.getsize(file.path) > 0
 
     def why(self, index: int) -> str:
         """Why the chain ends at this entry although there may be more; "" if nothing shows that there is more."""
@@ -341,8 +350,3 @@ class _Chain:
                 f": the entries {index + 1} to {first - 1} are in no file, and {self._read[0].path} begins behind them"
             )
         return ""
-
-
-def _begin(path: str) -> tuple[int, str]:
-    """The order in which files were begun: by the first index, then by the time in the name."""
-    return first_index_in(path), os.path.basename(path)

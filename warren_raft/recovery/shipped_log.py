@@ -176,6 +176,8 @@ class Contents:
 
     def _read_header(self) -> tuple[Header, int]:
         data = self._data
+        if len(data) < _FRAME.size:
+            raise SnapshotInvalid(self.path, "is empty" if not data else "is cut off in its header")
         try:
             magic, version, length, crc = _FRAME.unpack_from(data)
             text = data[_FRAME.size : _FRAME.size + length]
