@@ -1,7 +1,7 @@
 """Whether the clocks of the members agree: the leader compares the time in each report with its own clock.
 
 Lives here: the alarm `clock-skew`. Not here: the reports (reports.py, health.py). Invariant: no decision depends on a
-wall clock, and a delay on the way, of any length, raises no alarm.
+wall clock, and a delay on the way that does not last, of any length, raises no alarm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SKEW_SECONDS: Final = 5.0
 new certificate may be refused as not valid yet by then, and the times in logs and names of backups mislead."""
 LOOKS: Final = 10
 """A clock counts as behind if it was behind in so many looks, one a second: a report that was on its way for long, or
-waited while this process was suspended, makes a clock look behind too."""
+waited while this process was suspended, makes a clock look behind too. After so many looks without a report nothing
+is known about a clock."""
 
 
 class Clocks:
@@ -30,7 +31,10 @@ class Clocks:
         self._newest: dict[str, float] = {}
         """Peer -> how many seconds its clock was ahead, by its reports since the last look."""
         self._ahead: dict[str, deque[float]] = {}
-        """Peer -> the same of the last looks."""
+        """Peer -> the same of the last looks with a report."""
+        self._looks = 0
+        self._heard_at: dict[str, int] = {}
+        """Peer -> the number of the last look with a report."""
 
     def time_ms(self) -> int | None:
         """The time to report."""
@@ -45,17 +49,21 @@ class Clocks:
         self._newest[peer] = max(ahead, self._newest.get(peer, ahead))
 
     def forget(self, peer: str) -> None:
-        """The link is down: nothing is known about the peer's clock."""
+        """Nothing is known about the peer's clock, for example because the link is down."""
         self._newest.pop(peer, None)
         self._ahead.pop(peer, None)
+        self._heard_at.pop(peer, None)
 
     def look(self, members: Collection[str], *, is_leader: bool) -> None:
         """Raise and clear the alarms. Call this once a second."""
-        for peer in self._ahead.keys() - set(members):
-            self.forget(peer)
+        self._looks += 1
         for peer, ahead in self._newest.items():
             self._ahead.setdefault(peer, deque(maxlen=LOOKS)).append(ahead)
+            self._heard_at[peer] = self._looks
         self._newest.clear()
+        for peer, heard_at in list(self._heard_at.items()):
+            if peer not in members or self._looks - heard_at >= LOOKS:
+                self.forget(peer)
         skewed = {}
         if is_leader:
             for peer, looks in sorted(self._ahead.items()):
@@ -67,7 +75,7 @@ class Clocks:
             self._alarms.raise_alarm(
                 "clock-skew",
                 f"the clock of {peer} is {abs(seconds):.0f} s {word} that of {self._node_id}: type date -u on both "
-                "hosts, and let NTP set the wrong clock (timedatectl, chronyc tracking). If the alarm names all other "
-                f"members, the clock of {self._node_id} is the wrong one",
+                "hosts, and let NTP set the wrong clock (timedatectl, chronyc tracking). If the alarm names two or "
+                f"more members, and all others, the clock of {self._node_id} is the wrong one",
                 subject=peer,
             )

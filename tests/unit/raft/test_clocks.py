@@ -1,5 +1,5 @@
-"""The promise: an operator is told of clocks that differ between members before a certificate is refused for it; a slow
-network, a suspended process and an earlier release raise no alarm.
+"""The promise: an operator is told of clocks that differ between members before a certificate is refused for it; a
+delay that does not last, a suspended process and an earlier release raise no alarm.
 """
 
 from __future__ import annotations
@@ -65,6 +65,22 @@ def test_only_the_leader_tells_and_only_of_members_with_a_link() -> None:
     assert rig.second(60)
     rig.clocks.look({"m1"}, is_leader=True)
     assert rig.alarms.active == ()
+    rig.clocks.receive("m2", round((rig.now + 60) * 1000))  # it leaves, and its link is still up
+    rig.clocks.look({"m1"}, is_leader=True)
+    assert rig.alarms.active == ()
+
+
+def test_a_member_that_has_sent_nothing_for_long_is_not_told_of() -> None:
+    rig = Rig()
+    assert rig.second(60)
+    assert all(rig.second() for _ in range(LOOKS - 1))
+    assert rig.second() == ""
+    assert rig.second(60)
+
+
+def test_the_clock_of_the_leader_is_suspected_only_if_two_members_disagree_with_it() -> None:
+    advice = "If the alarm names two or more members, and all others, the clock of m1 is the wrong one"
+    assert Rig().second(60).endswith(advice)
 
 
 def test_the_time_in_a_report_may_be_missing_or_later_than_any_clock() -> None:
