@@ -195,7 +195,9 @@ class Alarms:
                 self.clear_alarm(name, alarm.subject)
 
     def stopped(self, why: str) -> None:
-        """The manager stopped by itself and watches nothing any more, so this is its only remaining alarm."""
+        """The manager stopped by itself and watches nothing any more: no alarm remains or is raised, but this one."""
+        with self._lock:
+            self._has_ended = True
         for alarm in self.active:
             if alarm.name != "manager-failed":
                 self.clear_alarm(alarm.name, alarm.subject)

@@ -157,6 +157,14 @@ def test_a_text_from_a_peer_makes_no_second_line(alarms: Alarms, caplog: pytest.
     assert "\n" not in caplog.messages[0]
 
 
+def test_a_manager_that_stopped_raises_no_other_alarm(alarms: Alarms) -> None:
+    """(Pins a fault: the thread that looks for hanging disks raised `disk-slow` in a manager that had stopped.)"""
+    alarms.raise_alarm("no-quorum", "no majority")
+    alarms.stopped("the log cannot be written")
+    alarms.raise_alarm("disk-slow", "a sync has lasted for 6 s")
+    assert [alarm.name for alarm in alarms.active] == ["manager-failed"]
+
+
 def test_a_manager_that_stopped_has_the_one_alarm_that_says_so(
     alarms: Alarms, caplog: pytest.LogCaptureFixture
 ) -> None:

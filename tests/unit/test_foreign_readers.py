@@ -180,6 +180,20 @@ def test_a_manager_names_the_process_and_its_age_and_stops_when_it_is_over(
         wait_until(lambda: not store.alarms, "the end of the alarm")
 
 
+def test_a_manager_names_no_process_that_has_died(tmp_path: Path, other: Callable[[], Other]) -> None:
+    """(Pins a fault: it named it until the next checkpoint, when the process id may be that of another process.)"""
+    with wr.ReplicatedStore(alone(tmp_path / "m1", checkpoint_interval_seconds=3600)) as store:
+        store.wait_ready(20)
+        store.create_container(wr.Container(id="c", image="first"))
+        reader = other()
+        reader.open()
+        assert reader.begin() == ["first"]
+        store.create_container(wr.Container(id="d", image="later"))
+        wait_until(lambda: store.status().oldest_foreign_read, "the reader")
+        reader.kill()
+        wait_until(lambda: store.status().oldest_foreign_read is None, "the end of the reader")
+
+
 def test_a_process_that_only_reads_ends_its_old_views_itself(tmp_path: Path, other: Callable[[], Other]) -> None:
     """(Pins a bug: a manager ended only its own views; a view that another process forgot lasted for ever.)"""
     with wr.LocalStore(tmp_path / "m1") as store:

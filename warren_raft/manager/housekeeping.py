@@ -145,11 +145,10 @@ class Housekeeping:
             self._is_noted = True
 
     def _write_back(self) -> None:
-        """Sync the state and free readers, once in each checkpoint interval."""
+        """Sync the state and end old reads, once in each checkpoint interval."""
         if time.monotonic() < self._write_back_at:
             return
         self._write_back_at = time.monotonic() + self._interval_seconds
-        self._opened.database.reader_check()
         self._opened.database.end_old_reads()
         index = self._opened.machine.applied_index
         if index != self._written_back:
@@ -174,7 +173,8 @@ class Housekeeping:
 
     def _look_at_foreign_readers(self) -> None:
         """A reader that never ends its view would let the state file grow for ever: then the state moves to another
-        file."""
+        file. A process that died holds nothing, and its process id may soon be that of another one."""
+        self._opened.database.reader_check()
         now = time.monotonic()
         if self._foreign_readers.look(self._opened.database) and now >= self._renew_at:
             self._renew_at = now + RENEW_AGAIN_SECONDS
@@ -189,6 +189,6 @@ class Housekeeping:
         again."""
         if not self._alarms.is_raised("housekeeping-failed"):
             log_event(logger, logging.ERROR, "housekeeping failed", "it goes on", node=self._node_id, exc_info=error)
-        text = f"{self._node_id} cannot measure its disk, or write its state back: {type(error).__name__}: {error}"
+        text = f"{self._node_id} cannot do a part of its housekeeping: {type(error).__name__}: {error}"
         lasts_seconds = 2 * max(PAUSE_SECONDS, self._interval_seconds)
         self._alarms.raise_alarm("housekeeping-failed", text, ends_after_seconds=lasts_seconds)

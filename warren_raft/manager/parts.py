@@ -310,7 +310,7 @@ class Parts:
         return None if failure is None else Closed(f"this manager stopped: {failure}")
 
     def _stop_manager(self, error: WarrenError) -> None:
-        """In the thread of the housekeeping, which found that this manager must not go on."""
+        """In one of the two threads of the housekeeping, which found that this manager must not go on."""
         self.life.fail(error)
         self.driver.end_writes(f"this manager stopped: {error}")
         self.driver.stop()
