@@ -81,6 +81,7 @@ def test_nothing_that_makes_code_of_data_is_used(path: Path) -> None:
         "from marshal import loads",
         "import shelve as s",
         "eval('1')",
+        "ｅｖａｌ('1')",
         "builtins.exec(x)",
         "subprocess.run(x, shell=True)",
         "subprocess.run(x, shell=flag)",

@@ -993,7 +993,7 @@ async def test_a_task_of_the_links_that_ends_by_any_error_is_fatal(stage: Stage)
 @scenario
 async def test_a_link_that_cannot_say_goodbye_does_not_stop_the_close_of_others(stage: Stage) -> None:
     a, b = await stage.pair()
-    c = await stage.node("m3")
+    c = await stage.node("m3", STILL)
     c.transport.set_peers({"m2": (b.address,)})
     await linked(c, b)
     complaints: list[dict[str, Any]] = []
@@ -1011,6 +1011,7 @@ async def test_a_link_that_cannot_say_goodbye_does_not_stop_the_close_of_others(
     assert len(complaints) == 1
     assert not b.transport._connections
     await until(lambda: a.told("down") and c.told("down"))
+    assert LinkEnd.TIMEOUT not in {end for _, end in a.told("down") + c.told("down")}
 
 
 @scenario
@@ -1355,7 +1356,7 @@ async def test_a_new_address_is_dialled_instead_of_the_old_once_the_link_is_over
     """The link was made with that very manager. So a list with another address does not end the link: the list may be
     wrong, and nothing may listen there."""
     a, b = await stage.pair()
-    c = await stage.node("m2")
+    c = await stage.node("m2", STILL)
     a.transport.set_peers({"m2": (c.address,)})
     await is_unharmed_pair(a, b)
     await b.transport.close()
@@ -1511,7 +1512,7 @@ async def test_the_port_is_free_again_after_close(stage: Stage) -> None:
     port = b.transport.listening[1]
     await b.transport.close()
     await b.transport.close()
-    c = await stage.node("m2", port=port)
+    c = await stage.node("m2", STILL, port)
     await linked(a, c)
 
 
@@ -1661,7 +1662,7 @@ def test_the_log_tells_changes_and_not_retries(caplog: pytest.LogCaptureFixture)
         await b.transport.close()
         goodbye = f"link down node=m1 peer=m2 address={b_address}: the peer said goodbye"
         await until(lambda: goodbye in caplog.messages)
-        c = await stage.node("m2", port=int(b_address.rpartition(":")[2]))
+        c = await stage.node("m2", STILL, int(b_address.rpartition(":")[2]))
         await linked(a, c)
         assert caplog.messages.count(f"link up node=m1 peer=m2 address={b_address} dialled_by=m1") == 2
 

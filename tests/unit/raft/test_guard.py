@@ -29,6 +29,8 @@ def running(role: str = "follower") -> tuple[Cluster, Node, str]:
     """A cluster with a few writes, the manager that gets the messages, and the peer that sends them."""
     cluster = Cluster()
     leader = cluster.wait_ready()
+    for each in cluster.nodes.values():
+        each.engine.use_wall_clock(lambda: 1_800_000_000.0 + cluster.now)
     cluster.write(leader.id, "a", "b", "c")
     cluster.check_writes()
     follower, other = cluster.followers()
@@ -288,6 +290,7 @@ WELL_FORMED: dict[str, st.SearchStrategy[Message]] = {
                     "disk_free_bytes": st.none() | SMALL,
                     "database_bytes": st.none() | SMALL,
                     "fetching": st.none() | st.just([1, 2]),
+                    "time_ms": st.none() | SMALL | st.just(1 << 62),
                     "alarms": st.just([["disk-low", "", "warning"]]),
                 }
             ),
