@@ -22,10 +22,15 @@ class NoAnswer(WarrenError):
     """A call has not ended by its deadline. The text names the thing that did not answer, and the seconds."""
 
 
+class NoThread(NoAnswer):
+    """The call was not made, because no thread could be started for it."""
+
+
 def within(seconds: float, thing: str, call: Callable[[], T]) -> T:
     """The result or the exception of `call`, which a daemon thread makes with the context of this command.
 
-    Raises NoAnswer at the deadline. The thread then stays where it hangs, until the process ends.
+    Raises NoAnswer at the deadline. The thread then stays where it hangs, until the process ends. Raises NoThread if
+    the system has no thread for the call.
     """
     reply: Reply[T] = Reply()
     context = click.get_current_context(silent=True)
@@ -42,7 +47,13 @@ def within(seconds: float, thing: str, call: Callable[[], T]) -> T:
         else:
             reply.give(value)
 
-    threading.Thread(target=make, name=f"warren-raft waits for {thing}", daemon=True).start()
+    try:
+        threading.Thread(target=make, name=f"warren-raft waits for {thing}", daemon=True).start()
+    except RuntimeError:
+        raise NoThread(
+            f"{thing} was not looked at, because no thread could be started: raise the limit of threads (ulimit -u, "
+            "or TasksMax of the systemd unit)"
+        ) from None
     if not reply.wait(seconds):
         raise NoAnswer(f"{thing} did not answer within {seconds:g} s")
     return reply.result()

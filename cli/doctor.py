@@ -35,7 +35,7 @@ from .common import (
     unchecked_data_dir,
     wants_json,
 )
-from .deadlines import NoAnswer, within
+from .deadlines import NoAnswer, NoThread, within
 from .explain import duration
 from .os_errors import sentence
 from .readings import histograms_in, quantile_of
@@ -100,6 +100,8 @@ def doctor(file: str | None, config_file: str | None) -> None:
     name = file or _name(report)
     try:
         is_shown = within(WRITE_SECONDS, name, lambda: _written_to_stdout(name, text))
+    except NoThread:
+        raise
     except NoAnswer as error:
         raise NoAnswer(f"{error}: name a FILE on another disk, or - for stdout") from None
     if is_shown:
@@ -140,17 +142,25 @@ def collected(directory: str, config_file: str | None, *, answers: bool = True) 
         "problems": {},
     }
 
-    def add(name: str, make: Callable[[], Any], *, of: str = directory, seconds: float = SECTION_SECONDS) -> bool:
+    def add(
+        name: str,
+        make: Callable[[], Any],
+        *,
+        of: str = directory,
+        seconds: float = SECTION_SECONDS,
+        told: Callable[[str], str] = lambda _of: "",
+    ) -> bool:
+        """`told`: makes a clause for a thing that hangs."""
         try:
             report[name] = within(seconds, of, partial(_made, make))
-        except (NoAnswer, _Problem) as error:
+        except (NoThread, _Problem) as error:
             report["problems"][name] = str(error)
-            return False
-        return True
+        except NoAnswer as error:
+            report["problems"][name] = f"{error}{told(of)}"
+        return name in report
 
     def add_disk(name: str, path: str) -> None:
-        if not add(name, lambda: sections.disk(path), of=path):
-            report["problems"][name] += sections.mount_told(path)
+        add(name, lambda: sections.disk(path), of=path, told=sections.mount_told)
 
     asked = AdminClient(directory)
     add("command_versions", versions, of="the host")

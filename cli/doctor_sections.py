@@ -78,8 +78,12 @@ def disk(path: str) -> dict[str, Any]:
 
 
 def mount_told(path: str) -> str:
-    """A clause that names the mount of a path, for a disk that does not answer. The path is not looked at."""
-    found = _mount(os.path.abspath(path))
+    """A clause that names the mount of a path, for a disk that does not answer; empty if the mounts cannot be read. The
+    path is not looked at."""
+    try:
+        found = _mount(os.path.abspath(path))
+    except OSError:  # no /proc here: the clause is an extra
+        return ""
     return f"; {found['mount_point']} is a mount of {found['file_system']}" if found else ""
 
 

@@ -7,6 +7,7 @@ file. `explain` shows the slow writes of the same manager.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from cli_support import Command, ManagerProcess, StartManager, free_addresses
 from warren_raft.admin import client
 from warren_raft.config import Config
 from warren_raft.manager.self_report import TEXTS_SHOWN, shown_config, shown_setting
+from warren_raft_cli.doctor import collected
 from warren_raft_cli.doctor_sections import FILES_MAX, disk, files
 
 PLANTED = "planted-9f2c"
@@ -258,9 +260,10 @@ def _hang_or_call(
 
 
 def test_a_backup_directory_that_hangs(
-    warren: Command, tmp_path: Path, start_manager: StartManager, hanging: set[str]
+    warren: Command, tmp_path: Path, start_manager: StartManager, monkeypatch: pytest.MonkeyPatch, hanging: set[str]
 ) -> None:
     """A drill: the backups were on a network share whose server had gone, and the report was never written."""
+    monkeypatch.setattr("warren_raft_cli.doctor.SECTION_SECONDS", 3.0)  # the manager of a busy machine answers in it
     backups = tmp_path / "backups"
     manager = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]}, "--backup-dir", str(backups))
     manager.wait_ready()
@@ -268,10 +271,9 @@ def test_a_backup_directory_that_hangs(
     said = warren("doctor", tmp_path / "report.json", "--data-dir", tmp_path / "m1")
     assert said.code == 0
     report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["problems"]) == {"backup_disk"}, report["problems"]
     told = report["problems"]["backup_disk"]
-    assert told.startswith(
-        f"{backups} did not answer within 0.3 s; {disk(str(tmp_path))['mount_point']} is a mount of "
-    )
+    assert told.startswith(f"{backups} did not answer within 3 s; {disk(str(tmp_path))['mount_point']} is a mount of ")
     assert set(report) == OF_A_MANAGER
     assert f"not in the file: backup_disk: {backups} did not answer" in said.text
 
@@ -301,6 +303,40 @@ def test_settings_that_hang(
     share = tmp_path / "share" / "m1.toml"
     said = warren("doctor", tmp_path / "second.json", "--config", share, "--data-dir", manager)
     assert said.code == 0
+
+
+def test_a_report_is_made_without_mountinfo_and_without_threads(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: set[str]
+) -> None:
+    """(Pins a fault: an error of the look at the mounts, or of the start of a thread, ended the report.)"""
+    hanging.add(str(tmp_path / "share"))
+    read_text = Path.read_text
+
+    def refused(path: Path, *rest: Any, **more: Any) -> str:
+        if path.name == "mountinfo":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return read_text(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    problems = collected(str(tmp_path / "share"), None, answers=False)["problems"]
+    assert problems["disk"] == f"{tmp_path / 'share'} did not answer within 0.3 s"
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    problems = collected(str(stopped), None)["problems"]
+    assert set(problems) == ALWAYS - {"format", "made_at", "data_dir", "problems"} | {"status", "directory"}
+    assert problems["disk"] == (
+        f"{stopped} was not looked at, because no thread could be started: raise the limit of threads (ulimit -u, or "
+        "TasksMax of the systemd unit)"
+    )
+
+
+def test_an_error_of_a_disk_that_answers_does_not_name_its_mount(tmp_path: Path) -> None:
+    """(Pins a fault: "there is no file …; / is a mount of overlay", as if the mount were the reason.)"""
+    problems = collected(str(tmp_path / "none"), None)["problems"]
+    assert problems["disk"] == f"there is no file {tmp_path / 'none'}"
 
 
 def test_a_file_whose_directory_hangs(manager: Path, warren: Command, tmp_path: Path, hanging: set[str]) -> None:
