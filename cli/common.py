@@ -107,7 +107,8 @@ class WarrenCommand(click.Command):
 
 
 class ShowingCommand(WarrenCommand):
-    """A command that does nothing but show something. If stdout was closed, it fails before it begins."""
+    """A command that does nothing but show something. If stdout was closed, it fails before it begins. A script that
+    wants only the exit code uses `>/dev/null`, not `>&-`."""
 
     def invoke(self, ctx: click.Context) -> Any:
         require_stdout()

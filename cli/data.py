@@ -153,7 +153,7 @@ def _print_changes(changes: Mapping[Kind[Any], Changes]) -> None:
         return
     rows = [(kind.plural, *change) for kind, change in changes.items()]
     print_table(("kind", *Changes._fields), rows)
-    click.echo("nothing was stored (--dry-run)", err=True)
+    say("nothing was stored (--dry-run)", err=True)
 
 
 @click.command("export", cls=WarrenCommand)

@@ -1,7 +1,8 @@
 """The group `warren-raft`: the table of the commands, and the exit code of each error.
 
 Not here: the commands. Invariant: every command ends with one of the documented exit codes (docs/cli.md), and a
-command that fails prints one line on stderr: a sentence, or JSON with `-o json`.
+command that fails prints one line on stderr: a sentence, or JSON with `-o json`. If that line cannot be written, the
+exit code is the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -22,6 +23,7 @@ from warren_raft.support.core_dumps import forbid_core_dumps
 
 from .common import HELP_WIDTH, WarrenGroup
 from .os_errors import sentence
+from .streams import let_go, loss_accepted
 from .tables import one_line
 
 # Command -> (module, name in it). A module is loaded when its command is called, so that `get` does not wait for the
@@ -78,15 +80,31 @@ EXIT_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
 
 
 class ReaderGone(Exception):
-    """Nobody reads stdout or stderr any more. Not an OSError: click would end the process with its own exit code."""
+    """Nobody reads stdout any more. Not an OSError: click would end the process with its own exit code."""
+
+
+class OutputNotRead(errors.WarrenError):
+    """The reader of a FIFO or a descriptor that the operator named has ended before it had the whole output."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: its reader has ended"
 
 
 @contextmanager
 def _noticing_readers() -> Iterator[None]:
-    """Raises ReaderGone for an output whose reader is gone. Rich makes a SystemExit of it."""
+    """Raises ReaderGone if the reader of stdout is gone, and OutputNotRead for an output that the operator named. Rich
+    makes a SystemExit of the first."""
     try:
         yield
-    except BrokenPipeError:
+    except BrokenPipeError as error:
+        from warren_raft.disk.outputs import is_stdout
+
+        if isinstance(error.filename, str) and not is_stdout(error.filename):
+            raise OutputNotRead(error.filename) from None
         raise ReaderGone from None
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):
@@ -160,20 +178,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns its exit code. Prints one line if the command fails, and nothing if nobody reads."""
     try:
         return _run(arguments)
-    except (ReaderGone, BrokenPipeError):  # the second one: the line about a failure had no reader
-        _let_go(sys.stdout)
-        _let_go(sys.stderr)
+    except ReaderGone:
+        let_go(sys.stdout)
+        let_go(sys.stderr)
         return READER_GONE
-
-
-def _let_go(stream: TextIO | None) -> None:
-    """Without this, Python prints an error when it flushes the stream at its end, and takes an exit code of its own."""
-    if stream is None:  # it was closed before the process began
-        return
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -183,7 +191,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         result: Any = cli.main(given, prog_name="warren-raft", standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        with loss_accepted(sys.stderr):
+            error.show()
         return USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "warren-raft"
@@ -211,14 +220,16 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def _fail(_error: BaseException, text: str, code: int) -> int:
-    click.echo(f"warren-raft: {one_line(text)}", err=True)
+    with loss_accepted(sys.stderr):
+        click.echo(f"warren-raft: {one_line(text)}", err=True)
     return code
 
 
 def _fail_in_json(error: BaseException, text: str, code: int) -> int:
     """{"error": {"name", "text", "exit_code", and the data of an error of this package}}, on one line."""
     shown = {"name": type(error).__name__, "text": one_line(text), "exit_code": code, **_data_of(error)}
-    click.echo(json.dumps({"error": shown}), err=True)
+    with loss_accepted(sys.stderr):
+        click.echo(json.dumps({"error": shown}), err=True)
     return code
 
 

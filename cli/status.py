@@ -6,6 +6,7 @@ Not here: the report and its verdict, which the manager makes (`ReplicatedStore.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import starmap
@@ -16,6 +17,7 @@ import click
 from warren_raft.support.wording import in_units
 
 from .common import WarrenCommand, manager, print_json, require_stdout, wants_json, wants_wide
+from .streams import loss_accepted
 from .tables import Column, age, end_shown, one_line, print_fields, print_table, print_text, say, time_shown, with_units
 
 CHECK_CODES: Final[Mapping[str, int]] = {"healthy": 0, "degraded": 1, "no quorum": 6}
@@ -50,9 +52,18 @@ def status(*, check: bool, cluster: bool) -> int:
     Example: warren-raft status --data-dir data/m1 -o json
     Example: warren-raft status --check --data-dir data/m1
     """
-    if not check:  # its exit code is enough
+    if not check:
         require_stdout()
     answer = manager().status()
+    if not check:
+        _print(answer, check=False, cluster=cluster)
+        return 0
+    with loss_accepted(sys.stdout):  # the exit code is enough
+        _print(answer, check=True, cluster=cluster)
+    return CHECK_CODES[answer["verdict"]["state"]]
+
+
+def _print(answer: Mapping[str, Any], *, check: bool, cluster: bool) -> None:
     if wants_json():
         print_json(answer)
     elif cluster:
@@ -63,7 +74,6 @@ def status(*, check: bool, cluster: bool) -> int:
         print_verdict(answer)
     else:
         print_status(answer, wide=wants_wide())
-    return CHECK_CODES[answer["verdict"]["state"]] if check else 0
 
 
 def print_verdict(answer: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ import click
 
 from warren_raft.support.wording import in_units, printable
 
+from .streams import loss_accepted
+
 GAP: Final = "  "
 SHORTEST: Final = 8
 """A text column is not made narrower than this or than its header; it is left out instead."""
@@ -41,8 +43,14 @@ def one_line(text: str) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Prints lines for people, with an escape for each character that would control the terminal. `err`: on stderr."""
-    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    """Prints lines for people, with an escape for each character that would control the terminal. `err`: a note on
+    stderr, which is lost if nobody reads it."""
+    lines = "\n".join(map(printable, text.split("\n")))
+    if not err:
+        click.echo(lines)
+        return
+    with loss_accepted(sys.stderr):
+        click.echo(lines, err=True)
 
 
 def cell(value: object) -> str:
@@ -113,7 +121,7 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]
     for row in cells:
         _print_row([row[n] for n in shown], widths)
     if left_out:
-        click.echo(f"the terminal is too narrow for: {', '.join(left_out)} (-o wide shows all columns)", err=True)
+        say(f"the terminal is too narrow for: {', '.join(left_out)} (-o wide shows all columns)", err=True)
 
 
 def _narrowed(widths: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:

@@ -742,15 +742,15 @@ def shown(manager: Path, saved: Path, tmp_path_factory: pytest.TempPathFactory) 
     return lambda command: f"{command.replace('SAVED', str(saved))} --data-dir {manager}"
 
 
-def unread(command: str, *, is_stderr_too: bool = False) -> tuple[int, str]:
-    """The exit code and stderr of a command whose stdout is a pipe that nobody reads any more."""
+def unread(command: str, *streams: str) -> tuple[int, str]:
+    """The exit code of a command whose stdout (or these streams) is a pipe that nobody reads any more; its stderr."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "warren_raft_cli", *command.split()],
-            stdout=writing,
-            stderr=writing if is_stderr_too else subprocess.PIPE,
+            stdout=writing if not streams or "stdout" in streams else subprocess.PIPE,
+            stderr=writing if "stderr" in streams else subprocess.PIPE,
             text=True,
             timeout=300,
             check=False,
@@ -774,8 +774,47 @@ def test_a_help_that_nobody_reads_ends_as_sigpipe_does(command: str) -> None:
     assert unread(command) == (141, "")
 
 
-def test_an_error_that_nobody_reads_is_no_traceback(manager: Path) -> None:
-    assert unread(f"get node none --data-dir {manager}", is_stderr_too=True) == (141, "")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("get node none", 1),
+        ("get node none -o json", 1),
+        ("get nobody none", 2),
+        ("", 2),
+        ("leader transfer m9", 4),
+        ("describe", 5),
+        ("delete node none", 0),
+    ],
+)
+def test_an_error_that_nobody_reads_keeps_its_exit_code(manager: Path, command: str, code: int) -> None:
+    """(Pins a fault: 141, so a script took a missing entity for an output that its reader had left.)"""
+    directory = f" --data-dir {manager}" if command else ""
+    assert unread(command + directory, "stderr") == (code, "")
+    if code:
+        assert unread(command + directory, "stdout", "stderr") == (code, "")
+
+
+def test_a_verdict_that_nobody_reads_keeps_its_exit_code(manager: Path, tmp_path: Path) -> None:
+    """(Pins a fault: `status --check | head -0` was 141 for a healthy cluster.)"""
+    for more in ("", " --cluster", " -o json"):
+        assert unread(f"status --check{more} --data-dir {manager}") == (0, "")
+    code, told = unread(f"status --check --data-dir {tmp_path}")
+    assert (code, "no manager is running" in told) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["export FIFO", "snapshot save FIFO", "snapshot export SAVED -o FIFO"])
+def test_a_reader_that_leaves_a_named_fifo_is_an_error(
+    shown: Callable[[str], str], tmp_path: Path, command: str
+) -> None:
+    """(Pins a fault: 141 without a word, although the operator had named a file, and its content was lost.)"""
+    os.mkfifo(tmp_path / "fifo")
+    arguments = shown(command.replace("FIFO", str(tmp_path / "fifo"))).split()
+    with subprocess.Popen(
+        [sys.executable, "-m", "warren_raft_cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.close(os.open(tmp_path / "fifo", os.O_RDONLY))  # waits until the command has opened it
+        out, told = process.communicate(timeout=300)
+    assert (process.returncode, out, told) == (1, "", f"warren-raft: {tmp_path / 'fifo'}: its reader has ended\n")
 
 
 def test_a_pager_that_ends_early_gets_the_first_lines(manager: Path, tmp_path: Path) -> None:

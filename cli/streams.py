@@ -1,0 +1,34 @@
+"""stdout and stderr of a command, when nobody reads them any more.
+
+Not here: the exit codes (main.py). Invariant: a line that cannot be written never changes the exit code of a command
+whose result is not that line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+@contextmanager
+def loss_accepted(stream: TextIO | None) -> Iterator[None]:
+    """For a line on this stream that may be lost, because the exit code says the same or the work is done."""
+    try:
+        yield
+    except OSError:
+        let_go(stream)
+
+
+def let_go(stream: TextIO | None) -> None:
+    """Drops the buffered output of a stream that cannot be written. Without this, Python prints an error when it
+    flushes the stream at its end, and takes an exit code of its own."""
+    if stream is None:  # it was closed before the process began
+        return
+    try:
+        stream.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
