@@ -144,9 +144,8 @@ def _backup_line(backup: Mapping[str, Any], answer: Mapping[str, Any], *, wide: 
         parts.append(f"last failure {time_shown(backup['failed_at'], wide=wide)}{'' if wide else ' ago'}")
     text = f"{', '.join(parts)}, in {backup['directory']}"
     if answer["role"] != "leader":
-        leader = f"the leader, {answer['leader']}" if answer["leader"] else "the leader, when there is one"
         also = "" if backup["command"] is None else " and runs the backup command"
-        text += f"; {leader}, saves backups{also}"
+        text += f"; this manager saves backups{also} only while it leads"
     return text + _command_text(backup["command"], is_leader=answer["role"] == "leader", wide=wide)
 
 

@@ -539,7 +539,20 @@ def test_the_error_of_a_start_is_in_the_log_too(tmp_path: Path) -> None:
         assert told.removeprefix("warren-raft: ")[:40] in logged.replace('\\"', '"')
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_sigterm_ends_a_command_that_was_started_to_ignore_it() -> None:
+    """(Pins a fault: `trap '' TERM; warren-raft serve …` left only kill -9, without a clean end.)"""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with signals.handled({signal.SIGTERM: lambda number, _frame: came.append(number)}):
+            signal.raise_signal(signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals) -> None:
     """(Pins a fault: `nohup warren-raft snapshot drill` ended when its terminal was closed.)"""
     came: list[int] = []
