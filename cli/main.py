@@ -227,10 +227,17 @@ def _fail(_error: BaseException, text: str, code: int) -> int:
 
 def _fail_in_json(error: BaseException, text: str, code: int) -> int:
     """{"error": {"name", "text", "exit_code", and the data of an error of this package}}, on one line."""
-    shown = {"name": type(error).__name__, "text": one_line(text), "exit_code": code, **_data_of(error)}
+    shown = {"name": json_name(type(error)), "text": one_line(text), "exit_code": code, **_data_of(error)}
     with loss_accepted(sys.stderr):
         click.echo(json.dumps({"error": shown}), err=True)
     return code
+
+
+def json_name(kind: type[BaseException]) -> str:
+    """The nearest class in warren_raft.errors, so that a class of ours with a sentence of its own changes no name. An
+    error that has no such class but WarrenError has its own name."""
+    public = (each for each in kind.__mro__ if each.__module__ == errors.__name__ and each is not errors.WarrenError)
+    return next(public, kind).__name__
 
 
 def _data_of(error: BaseException) -> dict[str, Any]:

@@ -243,7 +243,8 @@ def test_a_wrong_entity_is_named_with_its_file_and_field(warren: Command, unchan
         assert ran.err.startswith(f"warren-raft: {file}: {says}")
     file.write_text('{"id": "n1", "role": "king"}')
     error = json.loads(warren("put", "node", "-f", file, "--data-dir", unchanged, "-o", "json").err)["error"]
-    assert (error["file"], error["kind"], error["field"]) == (str(file), "node", "role")
+    assert (error["name"], error["file"]) == ("InvalidEntity", str(file))
+    assert (error["kind"], error["field"]) == ("node", "role")
     file.write_text('{"id": "s1", "data": null}')
     ran = warren("put", "secret", "-f", file, "--data-dir", unchanged)
     assert ran.err.startswith(f"warren-raft: {file}: secret.data: is null: write the file with")

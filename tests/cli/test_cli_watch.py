@@ -106,5 +106,6 @@ def test_a_revision_that_is_not_kept_any_more_is_told_at_once_with_the_oldest_th
             )
         ran = warren(command, "--since", newest - 1, "-o", "json", "--data-dir", restored)
         error = json.loads(ran.err)["error"]
-        assert (error["since"], error["oldest"], error["resume_from"]) == (newest - 1, oldest, oldest)
+        assert (error["name"], error["resume_from"]) == ("WatchLost", oldest)
+        assert (error["since"], error["oldest"]) == (newest - 1, oldest)
     assert warren("events", "--since", oldest, "--data-dir", restored).text == ""
