@@ -160,14 +160,15 @@ class NodeBeats:
             self.takes_until = self._elections.leader_contact + TAKES_TIMEOUTS * self._timeout
 
     def _look_at_managers(self) -> None:
-        """All members, and all others that were connected, count until they have been away for long."""
+        """All members, and all that were members, count until they have been away for long. A manager that is no member
+        any more is away, also if it is connected: it hears no leader, and is not asked."""
         roster, now = self._roster, self.table.now
         for id_ in roster.members:
             if id_ != roster.node_id and id_ not in self._managers:
                 self._managers[id_] = _Manager(now)
         for peer, link in roster.links.items():
             manager = self._managers.get(peer)
-            if manager is None:
+            if manager is None or not roster.counts(peer):
                 continue
             if manager.asked_over != link.number:
                 manager.asked_at = None  # it never got the question, or its answer was lost

@@ -15,6 +15,8 @@ import pytest
 from tests.engine_harness import Cluster
 from warren_raft.raft.beat_table import GAP_SECONDS, NODES_MAX, Beat, BeatTable
 from warren_raft.raft.beats import AWAY_TIMEOUTS, MARGIN_SECONDS, SHARE_SECONDS, NodeBeats
+from warren_raft.raft.changes import DONE
+from warren_raft.raft.membership import REMOVE
 from warren_raft.raft.messages import BEATS_MAX, Beats, PeerFault, decode, encode
 from warren_raft.raft.requests import TransferWanted
 
@@ -300,6 +302,25 @@ def test_two_managers_do_not_keep_a_dead_third_one_young() -> None:
     for id_ in cluster.nodes:
         beats = beats_of(cluster, id_)
         assert beats._managers[dead].last_seen < beats.table.now - (cluster.now - died) + 3.0
+
+
+def test_a_removed_manager_that_waits_to_be_added_puts_no_dead_node_off() -> None:
+    """(Pins a fault: a manager that is no member is not asked. While it was connected on an empty directory, it counted
+    all the same as one that may know of later beats, so no node was ever down.)"""
+    cluster = cluster_of()
+    leader, removed = cluster.wait_leader().id, cluster.followers()[0]
+    assert cluster.change(leader, REMOVE, removed).state == DONE
+    cluster.crash(removed)
+    cluster.wipe(removed)
+    cluster.start(removed)
+    cluster.run_until(lambda: (leader, removed) in cluster.links)
+    cluster.run(AWAY_TIMEOUTS + SHARE_SECONDS)
+    watch(cluster, "n")
+    beat(cluster, leader)
+    with never_due(cluster):
+        cluster.run(TTL)
+    cluster.run_until(lambda: is_due(cluster), seconds=2.0)
+    assert (leader, removed) in cluster.links
 
 
 def test_a_manager_that_came_back_is_asked_again() -> None:
