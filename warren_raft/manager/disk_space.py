@@ -13,7 +13,7 @@ from typing import Final
 from warren_raft.alarms import AlarmName, Alarms
 from warren_raft.disk.files import OS_FILES
 from warren_raft.store.database import Database
-from warren_raft.support.wording import in_units
+from warren_raft.support.wording import in_units_apart
 
 DISK_AGAIN: Final = 1.25
 """A disk has enough space again with this multiple of the reserve."""
@@ -56,14 +56,16 @@ class Space:
         self._is_over_quota = used > self._quota_bytes * (QUOTA_AGAIN if self._is_over_quota else 1)
         shortages: dict[AlarmName, str] = {}
         if self._is_disk_low:
+            left, reserve = in_units_apart(free, self._reserve_bytes)
             shortages["disk-low"] = (
-                f"the disk of {self._directory} is low on space: {in_units(free)} are free and "
-                f"{in_units(self._reserve_bytes)} are its reserve; free or add some"
+                f"the disk of {self._directory} is low on space: {left} are free and {reserve} are its reserve; "
+                "free or add some"
             )
         if self._is_over_quota:
+            size, quota = in_units_apart(used, self._quota_bytes)
             shortages["over-quota"] = (
-                f"the database in {self._directory} has reached its quota: {in_units(used)} of "
-                f"{in_units(self._quota_bytes)} are used; delete entities, or raise quota_bytes"
+                f"the database in {self._directory} has reached its quota: {size} of {quota} are used; "
+                "delete entities, or raise quota_bytes"
             )
         self._tell(shortages)
         self.free_bytes, self.used_bytes = free, used

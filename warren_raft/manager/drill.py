@@ -35,7 +35,7 @@ from warren_raft.snapshots.contents import opened_snapshot
 from warren_raft.snapshots.file import Path, Progress, SnapshotInfo, read_manifest
 from warren_raft.store.reading import View
 from warren_raft.store.tables import CA, KINDS
-from warren_raft.support.wording import in_units
+from warren_raft.support.wording import in_units_apart
 
 PREFIX: Final = "warren-raft-drill-"
 NODE_ID: Final = "drill"
@@ -219,9 +219,10 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 def _require_room(parent: str, size: int) -> None:
     needed, free = ROOM_COPIES * size + ROOM_BYTES, OS_FILES.free_bytes(parent)
     if free < needed:
+        left, wanted = in_units_apart(free, needed)
         raise RefusedForSafety(
-            f"the disk of {parent} has {in_units(free)} left, and a drill with this file needs "
-            f"{in_units(needed)}: name a directory on another disk with --scratch, or free some space"
+            f"the disk of {parent} has {left} left, and a drill with this file needs {wanted}: "
+            "name a directory on another disk with --scratch, or free some space"
         )
 
 

@@ -49,7 +49,7 @@ from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
 from warren_raft.store.database import Database
 from warren_raft.store.ownership import DirectoryLock
 from warren_raft.store.tables import BY_NAME
-from warren_raft.support.wording import counted, in_units
+from warren_raft.support.wording import counted, in_units_apart
 
 CLUSTER_ID_CHARACTERS: Final = 32
 NO_CLUSTER: Final = "none"
@@ -249,9 +249,9 @@ def check_room(data_dir: str, needed: int, why: str) -> None:
     """Require space for the state and a snapshot of it. It takes less if the file system shares blocks."""
     free = OS_FILES.free_bytes(data_dir)
     if free < needed:
+        left, wanted = in_units_apart(free, needed)
         raise RefusedForSafety(
-            f"the disk of {data_dir} has {in_units(free)} left, and {why}, {in_units(needed)}, is needed: free some "
-            "space first"
+            f"the disk of {data_dir} has {left} left, and {why}, {wanted}, is needed: free some space first"
         )
 
 

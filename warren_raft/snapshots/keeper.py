@@ -49,7 +49,7 @@ from warren_raft.store.generations import StateDirectory
 from warren_raft.store.position import FIRST_INDEX
 from warren_raft.support.counting import Durations
 from warren_raft.support.log_lines import log_event
-from warren_raft.support.wording import in_units
+from warren_raft.support.wording import in_units, in_units_apart
 
 logger = logging.getLogger("warren_raft.snapshots")
 
@@ -220,11 +220,12 @@ class Keeper:
 
     def require_room(self, wanted_bytes: int) -> None:
         """Raise StorageFull below the reserve: the log shares this disk, and a snapshot can wait."""
-        free = self._disk.free_bytes(self._state.data_dir)
-        if free < wanted_bytes + self._reserve_bytes:
+        free, needed = self._disk.free_bytes(self._state.data_dir), wanted_bytes + self._reserve_bytes
+        if free < needed:
+            left, total = in_units_apart(free, needed)
             raise StorageFull(
-                f"{self._state.data_dir} has {in_units(free)} left: {in_units(wanted_bytes)} are needed, "
-                f"and {in_units(self._reserve_bytes)} stay free"
+                f"{self._state.data_dir} has {left} left, and {total} are needed: {in_units(wanted_bytes)} to write, "
+                f"and {in_units(self._reserve_bytes)} that stay free"
             )
 
     # Sending -----------------------------------------------------------------------------------------------------

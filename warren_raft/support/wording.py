@@ -32,9 +32,15 @@ def _shown(character: str) -> str:
 def in_units(size_bytes: int) -> str:
     """`276.0 KiB`: the size in the largest unit that gives a number of at least 1."""
     size, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
+    while round(size, 1) >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
     return f"{size:.1f} {units[0]}" if units[0] != "B" else f"{size_bytes} B"
+
+
+def in_units_apart(*sizes_bytes: int) -> list[str]:
+    """Each size as `in_units` gives it; if two different ones would read alike, all of them in bytes."""
+    texts = [in_units(size) for size in sizes_bytes]
+    return texts if len(set(texts)) == len(set(sizes_bytes)) else [f"{size} B" for size in sizes_bytes]
 
 
 def did_you_mean(typed: str, known: Iterable[str]) -> str:

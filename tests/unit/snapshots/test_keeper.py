@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.snapshot_support import add_node, small_state, snapshot_of
+from warren_raft.disk.files import OsFiles
 from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
@@ -140,6 +141,21 @@ def test_a_fetch_gives_way_on_a_full_disk_and_waits_for_anything_else_that_is_la
         keeper.receive("a hash", 5_000, b"x" * 5_000, 10_000)()
     assert keeper.incoming == ("", 0)
     assert os.listdir(tmp_path / "snapshots") == []
+
+
+def test_a_disk_that_lacks_one_byte_does_not_read_as_one_with_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a fault: "has 11.0 GiB left: 10.0 GiB are needed, and 1.0 GiB stay free".)"""
+    keeper = Keeper(StateDirectory(tmp_path), node_id="n1", reserve_bytes=2**30)
+    monkeypatch.setattr(OsFiles, "free_bytes", lambda _files, _place: 11 * 2**30 - 1)
+    keeper.require_room(10 * 2**30 - 1)
+    with pytest.raises(StorageFull) as caught:
+        keeper.require_room(10 * 2**30)
+    assert str(caught.value) == (
+        f"{tmp_path} has 11811160063 B left, and 11811160064 B are needed: "
+        "10.0 GiB to write, and 1.0 GiB that stay free"
+    )
 
 
 def test_a_fetched_part_that_somebody_removed_is_fetched_again(tmp_path: Path) -> None:
