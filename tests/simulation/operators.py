@@ -164,6 +164,8 @@ class Operators:
             self._remove_one(self.random.choice(free))
 
     def _remove_one(self, id_: str) -> None:
+        if len(self._members()) <= 3 and any(process.state_is_wrong for process in self.world.running()):
+            return  # of the two states that would be left, nobody can say which one is right
         self._count("member removed" if id_ in JOINERS else "founding member removed", id_)
         directory = self.world.directories.get(id_)
         self._start(Work([(REMOVE, id_, "")], lambda: self._gone(id_, directory), self._patience()))
