@@ -23,7 +23,7 @@ from warren_raft.support.core_dumps import forbid_core_dumps
 
 from .common import HELP_WIDTH, WarrenGroup
 from .os_errors import sentence
-from .streams import let_go, loss_accepted
+from .streams import let_go, loss_accepted, written_whole
 from .tables import one_line
 
 # Command -> (module, name in it). A module is loaded when its command is called, so that `get` does not wait for the
@@ -171,6 +171,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of `warren-raft`."""
     forbid_core_dumps()  # if this fails, `serve` logs it
+    sys.stdout, sys.stderr = written_whole(sys.stdout), written_whole(sys.stderr)
     sys.exit(run(arguments))
 
 

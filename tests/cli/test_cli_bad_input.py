@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 from cli_support import Command, StartManager, free_addresses
 
+import warren_raft as wr
+
 GOOD_LINE = '{"bucket": "nodes", "key": "good", "value": {"ID": "good"}}'
 M1 = ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1")
 TOO_LONG = "x" * 600
@@ -903,3 +905,26 @@ def test_base64_of_a_secret_is_not_quoted_in_an_error(warren: Command, unchanged
     ran = warren("put", "secret", "-f", file, "--data-dir", unchanged)
     assert ran.code == 1
     assert value["data"] not in ran.err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_breaks_off_is_an_error(tmp_path: Path, unbuffered: str) -> None:
+    """(Pins a fault: with PYTHONUNBUFFERED, which images of containers often set, a part of the output was lost, with
+    exit code 0.)"""
+    with wr.LocalStore(tmp_path / "state") as store:
+        with store.batch() as batch:
+            for number in range(1000):
+                batch.create_container(wr.Container(id=f"con-{number}", image="image" * 40))
+        store.snapshot(tmp_path / "file.snapshot")
+    shown = f"{sys.executable} -m warren_raft_cli snapshot list {tmp_path}/file.snapshot containers -o json"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+
+    def code_of(script: str) -> int:
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, check=False, timeout=60)
+        return done.returncode
+
+    assert code_of(f"set -o pipefail; {shown} | head -c 10") == 141
+    assert code_of(f"ulimit -f 100; {shown} > {tmp_path}/cut.json") in (1, 7)
+    assert (tmp_path / "cut.json").stat().st_size == 100 * 1024
+    assert code_of(f"{shown} > {tmp_path}/whole.json") == 0
+    assert len(json.loads((tmp_path / "whole.json").read_text())) == 1000
