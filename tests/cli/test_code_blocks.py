@@ -65,6 +65,7 @@ BLOCKS = {
     "docs/disk-full.md": (FULL_DISK, FULL_DISK),
     "docs/embedding.md": (
         "tests/unit/test_lead.py::test_the_loop_in_the_page_on_embedding_works",
+        "tests/unit/test_lead.py::test_the_loop_in_the_page_on_embedding_works",
         "tests/unit/test_watch.py::test_the_loop_in_the_page_on_embedding_follows_a_node",
         HERE + "test_the_coroutine_places_containers",
         HERE + "test_a_program_starts_from_a_join_file",

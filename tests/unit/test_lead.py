@@ -578,7 +578,8 @@ def test_a_closed_watch_in_a_loop_is_an_error_while_the_store_is_open(
 
 def test_the_loop_in_the_page_on_embedding_works(tmp_path: Path) -> None:
     page = (Path(wr.__file__).parent.parent / "docs" / "embedding.md").read_text(encoding="utf-8")
-    source = page.split("```python\n")[1].split("```")[0].replace("wait_over(5)", "wait_over(0.01)")
+    loop, begin = (part.split("```")[0] for part in page.split("```python\n")[1:3])
+    source = loop.replace("wait_over(5)", "wait_over(0.01)") + begin
     with wr.LocalStore(tmp_path / "s") as store:
         store.create_service(wr.Service(id="svc-1", replicas=3))
         names: dict[str, Any] = {"store": store}

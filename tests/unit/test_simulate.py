@@ -281,7 +281,7 @@ def test_what_was_read_before_the_leadership_began_is_old() -> None:
 
 def test_the_loop_in_the_page_on_embedding_is_right() -> None:
     page = (Path(wr.__file__).parent.parent / "docs" / "embedding.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {"store": _Nobody()}
+    names: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], names)
     example = page[page.index("from warren_raft.testing import simulate") :].split("```")[0]
     exec(example.replace("range(200)", f"range({SEEDS // 3})"), names)
@@ -306,13 +306,6 @@ def test_the_loops_of_the_orchestrator_in_examples_are_right() -> None:
         return all_there(view) and all(each.node_id for each in view.list_containers())
 
     simulate(program, setup=with_nodes, check=placed, always=never_too_many, seeds=range(SEEDS // 4))
-
-
-class _Nobody:
-    """In the place of a store that the page has opened."""
-
-    def run_while_leading(self, function: object) -> object:
-        return function
 
 
 # ------------------------------------------------------------------------------------------------ the same run

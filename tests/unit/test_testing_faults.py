@@ -222,7 +222,6 @@ def test_the_tests_in_the_page_on_embedding_pass(tmp_path: Path) -> None:
     section = page[page.index("## Test your program") : page.index("### Seed by seed")]
     loop, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     tests = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    loop = loop.partition("\n\n\ndef start(")[0]
     (file,) = re.findall(r"`python -m pytest (test_\w+\.py)`", section)  # the page says how to run them
     assert "`pip install pytest`" in section
     (tmp_path / file).write_text("\n".join([loop, *tests]))
