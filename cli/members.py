@@ -83,15 +83,20 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
     Example: warren-raft members update m3=127.0.0.1:8948 --data-dir data/m1
     """
     asked, (member_id, address) = manager(), member
+    before = asked.status()
     warning = asked.update_member(member_id, address, timeout=timeout)
     if wants_json():
         print_json({"done": f"moved {member_id} to {address}", "warning": warning or None})
         return
     say(f"moved {member_id} to {address}")
-    if _has_ca(asked.status()):
-        say(f"next: tell the cluster's CA too: warren-raft cert issue {member_id}={address} --ca DIR")
     if warning:
         say(f"warren-raft: {one_line(warning)}", err=True)
+        earlier = {each["id"]: each["address"] for each in before["members"]}.get(member_id, address)
+        undo = f"warren-raft members update {member_id}={earlier}"
+        if earlier != address and undo not in warning:
+            say(f"to undo that, type: {undo}")
+    elif _has_ca(before):
+        say(f"next: tell the cluster's CA too: warren-raft cert issue {member_id}={address} --ca DIR")
 
 
 @members.command("remove")

@@ -98,9 +98,13 @@ def test_a_move_and_a_removal_name_the_ca(
     warren("cert", "issue", f"m2={addresses[1]}", "--ca", ca)
     second = start_manager(tmp_path / "m2", "", {}, "--join", "m2.join")
     second.wait_ready()
+    there = warren("members", "update", f"m2={addresses[1]}", "--data-dir", "m1")
+    next_ = f"warren-raft cert issue m2={addresses[1]} --ca DIR"
+    assert (there.err, there.text) == ("", f"moved m2 to {addresses[1]}\nnext: tell the cluster's CA too: {next_}\n")
     moved = warren("members", "update", f"m2={addresses[2]}", "--data-dir", "m1")
+    assert f"type: warren-raft members update m2={addresses[1]}\n" in moved.err
+    assert moved.text == f"moved m2 to {addresses[2]}\n", "m2 is not there: the address may be a mistake"
     next_ = f"warren-raft cert issue m2={addresses[2]} --ca DIR"
-    assert moved.text == f"moved m2 to {addresses[2]}\nnext: tell the cluster's CA too: {next_}\n"
     warren("cert", "issue", "m2", "--ca", ca)
     says = f"m2.join has the address {addresses[1]} for m2, and the member list has {addresses[2]}"
     renewed = warren("cert", "renew", "m2.join", "--data-dir", "m2")

@@ -415,6 +415,8 @@ def test_an_address_where_the_member_is_not_is_named_as_wrong(
     assert f"type: warren-raft members update m3={members['m3']}" in told.err
     assert warren("members", "update", f"m3={members['m3']}", *m1, "-o", "json").json["warning"] is None
     assert managers["m3"].stop() == 0
+    told = warren("members", "update", f"m3={wrong}", *m1)
+    assert told.text == f"moved m3 to {wrong}\nto undo that, type: warren-raft members update m3={members['m3']}\n"
     answer = warren("members", "update", f"m3={wrong}", *m1, "-o", "json").json
     assert answer["done"] == f"moved m3 to {wrong}"
     assert answer["warning"].startswith(f"m3 does not answer at {wrong}: start m3 with --listen {wrong}")
