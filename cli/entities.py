@@ -97,6 +97,8 @@ FILTERS: Final[Mapping[str, Sequence[str]]] = {
 }
 # Secret fields, printed with --show only, also in JSON: they would stay in terminals, shell histories and job logs.
 HIDDEN: Final[Mapping[str, Sequence[str]]] = {"secret": ("data",), "certificate": ("key_pem",)}
+IDS_SHOWN: Final = 5
+"""An error names at most this many ids."""
 MAX_INPUT_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB, in base64 and with every character escaped
 
 
@@ -170,16 +172,33 @@ def _entity_at(store: Reader, kind: Kind[Any], entity_id: str, revision: int) ->
 
 
 def find_entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
-    """Raises NotFound, with a note if the operator typed a name in the place of an id."""
+    """Raises NotFound; the text has the ids if the operator typed a name in the place of an id."""
     if kind is CA:
         return store.get_ca()
     try:
         return operation(store, "get", kind)(entity_id)
     except NotFound as error:
         if kind.name in FILTERS["name"]:
-            for entity in _find(store, kind, {"name": entity_id}):
-                error.add_note(f"the {kind.name} with this name has the id {entity.id}")
+            ids = [entity.id for entity in _find(store, kind, {"name": entity_id})]
+            if len(ids) > 1:
+                raise SeveralOfName(kind, entity_id, ids) from None
+            if ids:
+                error.add_note(f"the {kind.name} with this name has the id {ids[0]}")
         raise
+
+
+class SeveralOfName(NotFound):
+    """No entity has this id, and several have it as their name."""
+
+    def __init__(self, kind: Kind[Any], name: str, ids: list[str]) -> None:
+        super().__init__(kind.name, name)
+        self._plural = kind.plural
+        self._ids = ids
+
+    def __str__(self) -> str:
+        more = f" and {len(self._ids) - IDS_SHOWN} more" if len(self._ids) > IDS_SHOWN else ""
+        named = ", ".join(self._ids[:IDS_SHOWN])
+        return f"no {self.kind} has the id {self.key!r}; {len(self._ids)} {self._plural} have this name: {named}{more}"
 
 
 def without_secrets(kind_name: str, value: Mapping[str, object]) -> dict[str, Any]:

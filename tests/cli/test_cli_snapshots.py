@@ -21,11 +21,15 @@ import pytest
 from cli_support import Command, StartManager, free_addresses
 
 from tests.cluster.harness import wait_until
+from tests.fsm_harness import apply, put
+from tests.fsm_harness import command as encoded
 from tests.hostile_cbor import hash_bomb
 from tests.snapshot_support import change, small_state, snapshot_of
 from tests.watched_files import WatchedFiles
 from warren_raft.admin import client as client_module
 from warren_raft.disk.files import OsFile
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.model.entities import Service
 from warren_raft.snapshots.file import TRAILER_BYTES
 from warren_raft.store.tables import NODE
 from warren_raft.store.transactions import MEMBERSHIP, META
@@ -291,6 +295,19 @@ def test_an_entity_that_a_file_does_not_hold_is_exit_code_1(warren: Command, fil
     )
     assert warren("snapshot", "get", filled, "service").code == 2
     assert warren("snapshot", "get", filled, "service", "").code == 2
+
+
+@pytest.mark.parametrize(("count", "ids"), [(3, "x-1, x-2, x-3"), (9, "x-1, x-2, x-3, x-4, x-5 and 4 more")])
+def test_a_name_of_several_entities_in_the_place_of_an_id(
+    count: int, ids: str, warren: Command, tmp_path: Path
+) -> None:
+    with small_state(tmp_path / "data") as database:
+        services = (Service(id=f"x-{number}", name="web-0") for number in range(1, count + 1))
+        apply(StateMachine(database), *(encoded(put(service)) for service in services))
+        snapshot_of(database, tmp_path / "s.mdb")
+    ran = warren("snapshot", "get", tmp_path / "s.mdb", "service", "web-0")
+    text = f"no service has the id 'web-0'; {count} services have this name: {ids}"
+    assert (ran.code, ran.err) == (1, f"warren-raft: {text}\n")
 
 
 def test_all_entities_of_a_file_can_be_imported_again(warren: Command, filled: Path, manager: Path) -> None:
