@@ -266,7 +266,7 @@ def _findings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     slow = report.get("explain", {}).get("slow")
     if slow:
         found.append(("slow writes", f"{len(slow)}; the newest: {slow[0]['why']}"))
-    found += [("not in the file", f"{section}: {why}") for section, why in report["problems"].items()]
+    found += [("not in the file", told) for told in _lacking(report["problems"])]
     found.append(("log", _log_advice(report)))
     if status is not None:
         others = [member["id"] for member in status["members"] if member["id"] != status["node_id"]]
@@ -275,10 +275,22 @@ def _findings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def _lacking(problems: Mapping[str, str]) -> list[str]:
+    """The sections that could not be made, and why. A reason that is the same for several, or a part of another, is
+    told once."""
+    sections_of: dict[str, list[str]] = {}
+    for section, why in problems.items():
+        told = max((text for text in problems.values() if why in text), key=len)
+        sections_of.setdefault(told, []).append(section)
+    return [f"{', '.join(names)}: {told}" for told, names in sections_of.items()]
+
+
 def _log_advice(report: Mapping[str, Any]) -> str:
     told = report.get("manager")
     if told is None:
-        return "the manager does not run, so its log is not in the file: add the lines that `serve` wrote to stderr"
+        is_stopped = report["problems"].get("status", "").startswith("no manager is running")
+        why = "the manager does not run" if is_stopped else "the manager did not answer"
+        return f"{why}, so its log is not in the file: add the lines that `serve` wrote to stderr"
     place = told["process"]["log_goes_to"]
     lines = f"the file has the last {len(told['log_lines'])} lines of this manager"
     if place == "the journal of systemd":

@@ -135,10 +135,12 @@ def test_a_suspended_manager(manager: Path, warren: Command, tmp_path: Path, mon
     os.kill(pid, signal.SIGSTOP)
     try:
         said = warren("doctor", tmp_path / "suspended.json", "--data-dir", manager, "-o", "json").json
+        for_people = " ".join(warren("doctor", tmp_path / "again.json", "--data-dir", manager).text.split())
     finally:
         os.kill(pid, signal.SIGCONT)
     assert said["file"] == str(tmp_path / "suspended.json")
     assert "suspended" in said["problems"]["status"]
+    assert "log: the manager did not answer, so its log is not in the file: add the lines" in for_people
     assert "files" in json.loads((tmp_path / "suspended.json").read_text())
 
 
@@ -171,11 +173,15 @@ def test_a_damaged_directory(damage: str, stopped: Path, warren: Command, tmp_pa
     if damage == "note":
         (data_dir / "manager.json").write_text("{not JSON")
     before = tree(data_dir)
-    assert warren("doctor", file, "--data-dir", data_dir).code == 0
+    ran = warren("doctor", file, "--data-dir", data_dir)
+    assert ran.code == 0
     assert tree(data_dir) == before
     report = json.loads(file.read_text())
     assert ALWAYS - {"next_start"} <= set(report)
     assert "status" in report["problems"]
+    sentences = [line for line in ran.text.splitlines() if line.startswith("not in the file: ")]
+    for why in report["problems"].values():
+        assert sum(why in line for line in sentences) == 1, ran.text
     if damage in ("log", "empty"):
         assert "directory" in report["problems"]
     if damage == "state":
