@@ -20,6 +20,7 @@ from warren_raft.support.wording import printable
 
 from .common import REVISION_MAX, IdType, KindType, ShowingCommand, WholeNumberType, database, wants_json
 from .entities import show_option, without_secrets
+from .tables import say
 
 if TYPE_CHECKING:
     from warren_raft.local.read_only import ReadOnlyStore
@@ -86,6 +87,8 @@ def events(since: int | None, kinds: Sequence[Any], show: bool) -> None:
             end = view.revision
         if since is not None:
             _require_kept(store, since)
+            if since > end:
+                say(f"warren-raft: nothing after revision {since} yet: the latest is {end}", err=True)
         begin = oldest_since(store) if since is None else since
         with store.watch(begin, kinds=_names(kinds), bookmark_seconds=END_SECONDS) as found:
             while found.revision < end:

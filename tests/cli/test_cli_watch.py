@@ -52,6 +52,10 @@ def test_events_prints_what_is_kept_and_ends(warren: Command, manager: Path, tmp
         [str(begin + 1), "put", "secret", "watch-secret"],
         [str(begin + 2), "delete", "service", "watch-s"],
     ]
+    later = warren("events", "--since", "999999999", "--data-dir", manager)
+    says = f"nothing after revision 999999999 yet: the latest is {begin + 2}\n"
+    assert (later.code, later.out, later.err) == (0, "", f"warren-raft: {says}")
+    assert warren("events", "--since", str(begin + 2), "--data-dir", manager).err == ""
     everything = warren("events", "--data-dir", manager).text.splitlines()
     assert everything[-2:] == lines
     assert len(everything) >= begin + 2
