@@ -181,7 +181,7 @@ def find_entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
         if kind.name in FILTERS["name"]:
             ids = [entity.id for entity in _find(store, kind, {"name": entity_id})]
             if len(ids) > 1:
-                raise SeveralOfName(kind, entity_id, ids) from None
+                raise SeveralOfName(kind.name, kind.plural, entity_id, ids) from None
             if ids:
                 error.add_note(f"the {kind.name} with this name has the id {ids[0]}")
         raise
@@ -190,15 +190,15 @@ def find_entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
 class SeveralOfName(NotFound):
     """No entity has this id, and several have it as their name."""
 
-    def __init__(self, kind: Kind[Any], name: str, ids: list[str]) -> None:
-        super().__init__(kind.name, name)
-        self._plural = kind.plural
-        self._ids = ids
+    def __init__(self, kind: str, plural: str, name: str, ids: list[str]) -> None:
+        super().__init__(kind, name)
+        self.plural = plural
+        self.ids = ids
 
     def __str__(self) -> str:
-        more = f" and {len(self._ids) - IDS_SHOWN} more" if len(self._ids) > IDS_SHOWN else ""
-        named = ", ".join(self._ids[:IDS_SHOWN])
-        return f"no {self.kind} has the id {self.key!r}; {len(self._ids)} {self._plural} have this name: {named}{more}"
+        more = f" and {len(self.ids) - IDS_SHOWN} more" if len(self.ids) > IDS_SHOWN else ""
+        named = ", ".join(self.ids[:IDS_SHOWN])
+        return f"no {self.kind} has the id {self.key!r}; {len(self.ids)} {self.plural} have this name: {named}{more}"
 
 
 def without_secrets(kind_name: str, value: Mapping[str, object]) -> dict[str, Any]:
