@@ -47,9 +47,12 @@ from warren_raft.errors import Unavailable
 from warren_raft.local.store import LocalStore
 from warren_raft.model.entities import Node, TLSCertificate
 from warren_raft.model.json_form import to_json
+from warren_raft.raft.refusals import Removed
 from warren_raft.store import codec
 from warren_raft.store.command import Operation
+from warren_raft.store.generations import StateUntrusted
 from warren_raft.store.operations import put_operation
+from warren_raft.store.reader_slots import UnknownReaders
 from warren_raft.store.tables import NODE
 
 
@@ -552,6 +555,21 @@ def test_an_error_that_is_not_ours_is_told_as_such(
     with pytest.raises(ManagerFailed, match="ZeroDivisionError: by zero"):
         client.status()
     assert "admin call failed" in caplog.text  # with the traceback, so that the bug can be found
+
+
+@pytest.mark.parametrize(
+    ("error", "public"),
+    [
+        (StateUntrusted("state/2.mdb", "lost pages", 2), errors.Corrupted),
+        (UnknownReaders("state/2.mdb"), errors.InUse),
+        (Removed("m2 was removed"), errors.RefusedForSafety),
+    ],
+)
+def test_an_inner_error_reaches_the_client_as_its_public_class(error: Exception, public: type[Exception]) -> None:
+    """(Pins a fault: it was ManagerFailed, so the exit code was that of an unknown failure.)"""
+    made = error_from_json(json.loads(json.dumps(error_to_json(error))))
+    assert type(made) is public
+    assert str(made) == str(error)
 
 
 def test_an_error_of_a_newer_manager_is_still_told() -> None:

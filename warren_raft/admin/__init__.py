@@ -78,10 +78,11 @@ def checked_timeout(timeout: float | None) -> float | None:
 
 
 def error_to_json(error: BaseException) -> dict[str, Any]:
-    """The JSON form of an error: {"error": class name, "message": one line, "data": {...}}."""
-    name = type(error).__name__
-    if not isinstance(error, errors.WarrenError) or name not in _ERROR_DATA:
-        return {"error": ManagerFailed.__name__, "message": f"{name}: {error}", "data": {}}
+    """The JSON form of an error: {"error": class name, "message": one line, "data": {...}}. The class is the nearest
+    one in warren_raft.errors, because a client knows only those."""
+    name = next((each.__name__ for each in type(error).__mro__ if each.__module__ == errors.__name__), "")
+    if name not in _ERROR_DATA:
+        return {"error": ManagerFailed.__name__, "message": f"{type(error).__name__}: {error}", "data": {}}
     data = {field: getattr(error, field) for field in _ERROR_DATA[name]}
     return {"error": name, "message": str(error), "data": data}
 
