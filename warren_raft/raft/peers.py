@@ -132,6 +132,7 @@ class Peers:
                 self._guard.forget(member.id)
         is_first = self._roster.membership is None
         self._roster.apply(membership)
+        self._refusals.list_changed()
         if is_first:
             self._meet_non_members_again()
         self._follow_list()
@@ -142,6 +143,7 @@ class Peers:
         """The list of another state, which has replaced ours, is the one in force. The core begins again with it."""
         is_first = self._roster.membership is None
         self._roster.replace(membership)
+        self._refusals.list_changed()
         if is_first and self._roster.membership is not None:
             self._meet_non_members_again()
         self._dismiss_older()

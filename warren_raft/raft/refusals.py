@@ -80,6 +80,8 @@ class Refusals:
         """Members that refuse this manager -> when they did last, and why. Only for people."""
         self._dismissed: dict[str, float] = {}
         """Peers whose link this manager closed because they were removed -> when; each for LEAVING_SECONDS."""
+        self._faulty: dict[str, str] = {}
+        """Members with an alarm "peer-fault" -> the incarnation that the list had for them."""
 
     def link_up(self, peer: str) -> None:
         self._refused_by.pop(peer, None)
@@ -202,7 +204,17 @@ class Refusals:
         if peer in self._roster.links:
             subject = self.subject(peer)
             self._alarms.raise_alarm("peer-fault", reason, subject=subject, ends_after_seconds=FAULT_SECONDS)
+            if subject in self._roster.members:
+                self._faulty[subject] = self._roster.members[subject].incarnation
             self._outbox.close_link(peer, reason)
+
+    def list_changed(self) -> None:
+        """The fault of a directory that is no longer a member's is over."""
+        members = self._roster.members
+        for id_, incarnation in list(self._faulty.items()):
+            if id_ not in members or members[id_].incarnation != incarnation:
+                del self._faulty[id_]
+                self._alarms.clear_alarm("peer-fault", id_)
 
     def subject(self, peer: str) -> str:
         """The subject of an alarm about a peer. Alarms are bounded in number: strangers share one place, so that they
