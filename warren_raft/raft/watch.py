@@ -28,6 +28,7 @@ AWAY_SECONDS: Final = 10.0
 BEHIND_SECONDS: Final = 10.0
 BEHIND_BY_SECONDS: Final = 2.0
 """A member is behind if it lacks an entry that another member had applied this long ago."""
+RECOVERY: Final = "the page 'When managers are lost, or move' (recovery.md) says how to use warren-raft recover"
 TEXT_IDS: Final = 5
 """A text names at most this many ids; if there are more, it gives their number."""
 
@@ -87,14 +88,15 @@ class Watch:
             if member.id == self._node_id:
                 behind = self._behind(member.id, now, situation.applied_index, situation.fetching)
             else:
-                self._judge(now, "member-away", self._away(member, now), after_seconds=AWAY_SECONDS, subject=member.id)
+                away = self._away(member, now, has_quorum=situation.has_quorum)
+                self._judge(now, "member-away", away, after_seconds=AWAY_SECONDS, subject=member.id)
                 heard = known.get(member.id) if self._roster.counts(member.id) else None
                 behind = "" if heard is None else self._peer_behind(member.id, heard)
             self._judge(now, "member-behind", behind, after_seconds=BEHIND_SECONDS, subject=member.id)
         for name in ("member-away", "member-behind"):
             self._forget_others(name)
 
-    def _away(self, member: Member, now: float) -> str:
+    def _away(self, member: Member, now: float, *, has_quorum: bool) -> str:
         """The alarm's text if the member is away. Empty while it refuses us or we refuse it: that has an alarm of its
         own."""
         refusals: tuple[AlarmName, ...] = ("refused-by-member", "member-not-let-in")
@@ -102,9 +104,12 @@ class Watch:
             return ""
         age = self._roster.contact_age(member.id, now)
         heard = "it was not heard since this manager started" if age is None else f"it was last heard {age:.0f} s ago"
+        is_lost = f"if it is lost for good, type: warren-raft members remove {member.id}"
+        if not has_quorum:  # no member can be removed
+            is_lost = f"if a majority is lost for good, {RECOVERY}"
         return (
             f"{self._node_id} has no link with {member.id} at {member.address}, {heard}; start {member.id}, or look at "
-            f"the network between the two; if it is lost for good, type: warren-raft members remove {member.id}"
+            f"the network between the two; {is_lost}"
         )
 
     def _peer_behind(self, peer: str, heard: Heard) -> str:
@@ -128,10 +133,7 @@ class Watch:
         if (count - len(away)) * 2 > count:
             who = "no leader is elected" if leader is None else f"{leader} was not heard for a while"
             return f"no write can be acknowledged: {who}, although {seen}; look at the disks and alarms of all managers"
-        return (
-            f"no write can be acknowledged: {seen}; start {_ids(away)}; if they are lost for good, "
-            "the page 'When managers are lost, or move' (recovery.md) says how to use warren-raft recover"
-        )
+        return f"no write can be acknowledged: {seen}; start {_ids(away)}; if they are lost for good, {RECOVERY}"
 
     # Time ----------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from tests.engine_harness import EPOCH, Cluster, Full, Node
 from tests.list_machine import ListMachine
 from warren_raft.alarms import Alarm
 from warren_raft.raft.changes import WAIT
+from warren_raft.raft.events import Received
 from warren_raft.raft.watch import AWAY_SECONDS, BEHIND_SECONDS, NO_QUORUM_SECONDS
 
 
@@ -56,9 +57,16 @@ def test_a_lost_quorum_is_one_alarm_since_it_was_lost(left: str, caplog: pytest.
     assert timedelta() <= found.since - lost_at <= timedelta(seconds=NO_QUORUM_SECONDS)
     assert f"1 of 3 voting members are connected with {stays}; start {lost[0]}, {lost[1]}" in found.text
     assert len(raised(caplog, "no-quorum")) == 1
+    for id_ in lost:
+        away = alarm(node, "member-away", id_)
+        assert away is not None
+        assert ("members remove" in away.text, "recovery.md" in away.text) == (False, True), "no member can be removed"
     cluster.start(lost[0])
     cluster.run_until(lambda: node.engine.leader)
     cluster.run(1)
+    away = alarm(node, "member-away", lost[1])
+    assert away is not None
+    assert f"warren-raft members remove {lost[1]}" in away.text
     assert alarm(node, "no-quorum") is None
     assert alarm(node, "member-away", lost[0]) is None
     assert alarm(node, "member-away", lost[1]) is not None
@@ -187,6 +195,19 @@ def test_a_refusal_is_over_once_the_manager_was_added_again() -> None:
     cluster.change(leader, "add", wiped, cluster.addresses[wiped])
     cluster.run(2)
     assert not any(node.alarm_texts for node in cluster.nodes.values())
+
+
+def test_a_fault_is_over_once_the_manager_was_removed() -> None:
+    """(Pins a fault: the alarm stayed for 5 minutes, also after the manager was added with a new directory.)"""
+    cluster, leader, (faulty, other) = started()
+    node = cluster.nodes[leader]
+    for id_ in (faulty, other):
+        node.engine.step(cluster.now, [Received(id_, cluster.links[leader, id_], {"type": "append_reply", "term": -1})])
+    cluster.run(1)
+    assert [alarm(node, "peer-fault", id_) is not None for id_ in (faulty, other)] == [True, True]
+    cluster.change(leader, "remove", faulty)
+    cluster.run(1)
+    assert [alarm(node, "peer-fault", id_) is not None for id_ in (faulty, other)] == [False, True]
 
 
 @pytest.mark.slow
