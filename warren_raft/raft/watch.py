@@ -29,6 +29,7 @@ BEHIND_SECONDS: Final = 10.0
 BEHIND_BY_SECONDS: Final = 2.0
 """A member is behind if it lacks an entry that another member had applied this long ago."""
 RECOVERY: Final = "the page 'When managers are lost, or move' (recovery.md) says how to use warren-raft recover"
+REFUSALS: Final[tuple[AlarmName, ...]] = ("refused-by-member", "member-not-let-in")
 TEXT_IDS: Final = 5
 """A text names at most this many ids; if there are more, it gives their number."""
 
@@ -99,8 +100,7 @@ class Watch:
     def _away(self, member: Member, now: float, *, has_quorum: bool) -> str:
         """The alarm's text if the member is away. Empty while it refuses us or we refuse it: that has an alarm of its
         own."""
-        refusals: tuple[AlarmName, ...] = ("refused-by-member", "member-not-let-in")
-        if self._roster.counts(member.id) or any(self._alarms.is_raised(name, member.id) for name in refusals):
+        if self._roster.counts(member.id) or any(self._alarms.is_raised(name, member.id) for name in REFUSALS):
             return ""
         age = self._roster.contact_age(member.id, now)
         heard = "it was not heard since this manager started" if age is None else f"it was last heard {age:.0f} s ago"
@@ -131,8 +131,16 @@ class Watch:
         count = len(roster.voters)
         seen = f"{count - len(away)} of {count} voting members are connected with {self._node_id}"
         if (count - len(away)) * 2 > count:
+            disks = "look at the disks and alarms of all managers"
             who = "no leader is elected" if leader is None else f"{leader} was not heard for a while"
-            return f"no write can be acknowledged: {who}, although {seen}; look at the disks and alarms of all managers"
+            if not away or leader in roster.voters - set(away):
+                return f"no write can be acknowledged: {who}, although {seen}; {disks}"
+            refusals = [each.text for each in self._alarms.active if each.name in REFUSALS and each.subject in away]
+            unknown = f"if so, the log says why there is no link, under 'link not made'; if not, {disks}"
+            return (
+                f"no write can be acknowledged: no leader is heard, although {seen}; {_ids(away)} may lead: "
+                f"{'; '.join(refusals[:TEXT_IDS]) or unknown}"
+            )
         return f"no write can be acknowledged: {seen}; start {_ids(away)}; if they are lost for good, {RECOVERY}"
 
     # Time ----------------------------------------------------------------------------------------------------------

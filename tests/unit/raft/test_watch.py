@@ -11,7 +11,8 @@ from tests.engine_harness import EPOCH, Cluster, Full, Node
 from tests.list_machine import ListMachine
 from warren_raft.alarms import Alarm
 from warren_raft.raft.changes import WAIT
-from warren_raft.raft.events import Received
+from warren_raft.raft.events import Received, Refused
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.watch import AWAY_SECONDS, BEHIND_SECONDS, NO_QUORUM_SECONDS
 
 
@@ -94,6 +95,28 @@ def test_managers_that_are_connected_and_elect_nobody_say_so() -> None:
     cluster.run(2 * NO_QUORUM_SECONDS)
     cluster.heal()
     cluster.run_until(lambda: "no leader is elected, although 3 of 3" in "".join(node.alarm_texts), seconds=60)
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_a_manager_that_has_no_link_with_the_leader_names_it(is_refused: bool) -> None:
+    """(Pins a fault: the text said that no leader is elected, and sent the operator to the disks.)"""
+    cluster, leader, (one, _) = started()
+    node = cluster.nodes[one]
+    cluster.part(one, leader)
+    for _ in range(3 * int(NO_QUORUM_SECONDS)):
+        if is_refused:
+            node.events.append(Refused(leader, Refusal("certificate", "it has expired")))
+        cluster.run(1)
+    found = alarm(node, "no-quorum")
+    assert found is not None
+    heard = f"no leader is heard, although 2 of 3 voting members are connected with {one}; {leader} may lead: "
+    assert heard in found.text
+    if is_refused:
+        assert found.text == f"no write can be acknowledged: {heard}{leader} refuses this manager: it has expired"
+    else:
+        assert (
+            "if so, the log says why there is no link, under 'link not made'; if not, look at the disks" in found.text
+        )
 
 
 # Away ----------------------------------------------------------------------------------------------------------------
