@@ -308,6 +308,8 @@ def test_a_name_of_several_entities_in_the_place_of_an_id(
     ran = warren("snapshot", "get", tmp_path / "s.mdb", "service", "web-0")
     text = f"no service has the id 'web-0'; {count} services have this name: {ids}"
     assert (ran.code, ran.err) == (1, f"warren-raft: {text}\n")
+    ran = warren("snapshot", "get", tmp_path / "s.mdb", "service", "web-0", "-o", "json")
+    assert json.loads(ran.err)["error"]["name"] == "NotFound"
 
 
 def test_all_entities_of_a_file_can_be_imported_again(warren: Command, filled: Path, manager: Path) -> None:
