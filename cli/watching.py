@@ -87,8 +87,6 @@ def events(since: int | None, kinds: Sequence[Any], show: bool) -> None:
             end = view.revision
         if since is not None:
             _require_kept(store, since)
-            if since > end:
-                say(f"warren-raft: nothing after revision {since} yet: the latest is {end}", err=True)
         begin = oldest_since(store) if since is None else since
         with store.watch(begin, kinds=_names(kinds), bookmark_seconds=END_SECONDS) as found:
             while found.revision < end:
@@ -112,14 +110,16 @@ class ChangesNotKept(WatchLost):
 
 
 def _require_kept(store: ReadOnlyStore, since: int) -> None:
-    """Raises ChangesNotKept before anything is printed."""
+    """Raises ChangesNotKept before anything is printed. Says so if the revision is still to come."""
     from warren_raft.watching.feeding import oldest_since
 
     oldest = oldest_since(store)
+    with store.read() as view:
+        newest = view.revision
     if since < oldest:
-        with store.read() as view:
-            newest = view.revision
         raise ChangesNotKept(since, oldest, newest)
+    if since > newest:
+        say(f"warren-raft: nothing after revision {since} yet: the latest is {newest}", err=True)
 
 
 def _names(kinds: Sequence[Any]) -> list[str] | None:

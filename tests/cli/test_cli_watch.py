@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,22 @@ def test_changes_are_printed_while_they_happen(warren: Command, manager: Path, t
         assert watching.wait(60) == -signal.SIGTERM
         assert watching.stdout.read() == ""
     finally:
+        watching.kill()
+        watching.communicate()
+
+
+def test_watch_says_that_a_revision_is_still_to_come(manager: Path) -> None:
+    arguments = ["watch", "--since", "999999999", "--data-dir", str(manager)]
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "warren_raft_cli", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    stopping = threading.Timer(60, watching.kill)  # it prints nothing more
+    stopping.start()
+    try:
+        assert watching.stderr is not None
+        assert watching.stderr.readline().startswith("warren-raft: nothing after revision 999999999 yet: the latest is")
+    finally:
+        stopping.cancel()
         watching.kill()
         watching.communicate()
 
