@@ -172,7 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of `warren-raft`."""
     forbid_core_dumps()  # if this fails, `serve` logs it
     sys.stdout, sys.stderr = written_whole(sys.stdout), written_whole(sys.stderr)
-    sys.exit(run(arguments))
+    code = run(arguments)
+    let_go(sys.stdout)  # the rest of an output that failed
+    let_go(sys.stderr)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

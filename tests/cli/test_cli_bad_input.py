@@ -884,12 +884,17 @@ def test_an_import_works_with_closed_messages(manager: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", ["list nodes -o json", "list nodes", "status", "export -"])
-def test_no_room_for_the_output_is_exit_code_7(warren: Command, manager: Path, tmp_path: Path, arguments: str) -> None:
+def test_no_room_for_the_output_is_exit_code_7(
+    warren: Command, manager: Path, tmp_path: Path, arguments: str, unbuffered: str
+) -> None:
+    """(Pins a fault: without PYTHONUNBUFFERED it was 120, that of Python for an output that fails at its end.)"""
     (tmp_path / "node.json").write_text('{"id": "one-at-least"}')
     assert warren("put", "node", "-f", tmp_path / "node.json", "--data-dir", manager).text
     command = f"{sys.executable} -m warren_raft_cli {arguments} --data-dir {manager} >/dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 7
     text = "the output could not be written to stdout: No space left on device"
     if arguments.endswith("json"):

@@ -281,7 +281,8 @@ def test_what_nothing_can_be_made_of_is_refused_and_comes_back_as_told(compactin
     for _ in range(2):
         refused = cluster.launch_refused(victim)
         assert refused.kind == "Corrupted", refused
-        assert "remove this manager from the cluster" in refused.text
+        assert "move the data directory" in refused.text
+        assert "that command prints the next steps" in refused.text
         assert "\n" not in refused.text
     shutil.rmtree(cluster.data_dir(victim))
     cluster.start(victim, ready=False)

@@ -328,6 +328,7 @@ def test_alarms_are_counted_by_name(manager: wr.ReplicatedStore) -> None:
 
 def test_a_manager_has_every_metric_and_the_page_tells_which_may_be_missing(manager: wr.ReplicatedStore) -> None:
     manager._parts.backups.look()  # type: ignore[union-attr]
+    manager._parts.backups.watch()  # type: ignore[union-attr]
     manager._parts.after_backup.look(threading.Event())  # type: ignore[union-attr]
     job = manager._parts.opened.keeper.take(quorum=True)
     manager._parts.opened.keeper.took(job(), set())
