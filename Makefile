@@ -4,13 +4,8 @@
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-# Their files are in memory if there is room: they sync thousands of small files. The full run has them on the disk.
-# A TMPDIR of the caller stays. Tests execute scripts that they write, which a file system may forbid (noexec).
-in_memory = $(if $(TMPDIR),,$(shell ! grep -qs '^[^ ]* /dev/shm .*[ ,]noexec' /proc/mounts && [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 2000000 ] 2>/dev/null && echo TMPDIR=/dev/shm))
-
-# For a part of the time these tests wait for a process: one more at a time than there are processors.
 fast: ## unit and model tests without the slow ones: the loop while you work
-	$(in_memory) scripts/test.sh -q -n $$(($$(nproc) + 1)) --dist worksteal -m "not slow" --hypothesis-profile quick tests/unit tests/model
+	scripts/fast.sh
 
 test: ## all tests
 	scripts/test.sh
