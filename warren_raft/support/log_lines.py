@@ -49,16 +49,16 @@ _recent: Final[deque[Line]] = deque(maxlen=RECENT_MAX)
 def log_event(
     logger: logging.Logger,
     level: int,
-    what: str,
+    event: str,
     /,
     text: object = "",
     *,
     exc_info: BaseException | bool | None = None,
     **keys: object,
 ) -> None:
-    """Log `what key=value …: text`. A key with the value None is left out.
+    """Log `event key=value …: text`. A key with the value None is left out.
 
-    `what` is a fixed phrase ("leader changed"), so that a line can be searched for. Everything that varies is a key,
+    `event` is a fixed phrase ("leader changed"), so that a line can be searched for. Everything that varies is a key,
     `node` first. `text` is a sentence for people, for example that of an error. The record also has the three parts
     separately, for handlers of JSON: `warren_event`, `warren_keys` (a dict of texts) and `warren_text`.
     """
@@ -67,9 +67,9 @@ def log_event(
         return
     shown = {name: _shown(value) for name, value in keys.items() if value is not None}
     told = " ".join(str(text).split())
-    extra = {"warren_event": what, "warren_keys": shown, "warren_text": told}
+    extra = {"warren_event": event, "warren_keys": shown, "warren_text": told}
     line = printable(told)
-    head = " ".join([what, *(f"{name}={word(value)}" for name, value in shown.items())])
+    head = " ".join([event, *(f"{name}={word(value)}" for name, value in shown.items())])
     if level >= logging.INFO:
         kept = printable(" ".join(text.text.split())) if isinstance(text, WithOutput) else line
         about = _with(head, kept) + (f" [{_place(exc_info)}]" if isinstance(exc_info, BaseException) else "")

@@ -1,7 +1,7 @@
 """Cluster: real managers in one process, for the tests of programs that embed them.
 
-Lives here: the managers of a test by their ids, and waiting for them. Not here: what a kill, a pause or a cut does to
-one manager (manager.py). Invariant: after `close` nothing runs and no temporary file is left.
+Lives here: the managers of a test by their ids, and waiting for them. Not here: killing, pausing and
+cutting off one manager (manager.py). Invariant: after `close` nothing runs and no temporary file is left.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Cluster:
     # One manager -------------------------------------------------------------------------------------------------
 
     def start(self, id: str) -> ReplicatedStore:  # noqa: A002
-        """Start a manager that was stopped or killed, with what its directory has. It may not be ready yet: see its
-        `wait_ready`. Returns its store, which is a new one."""
+        """Start a manager that was stopped or killed, on its directory. It may not be ready yet: see its `wait_ready`.
+        Returns its store, which is a new one."""
         self._known(id)
         manager = self._managers.get(id)
         if manager is not None and not manager._test.life.is_ended:
@@ -137,8 +137,8 @@ class Cluster:
         del self._managers[id]
 
     def kill(self, id: str) -> None:  # noqa: A002
-        """End a manager as SIGKILL ends its process: no hand-over, no goodbye, nothing is synced. What it has written
-        stays. Its store is closed, and so are the views of it."""
+        """End a manager as SIGKILL ends its process: no hand-over, no goodbye, nothing is synced. Everything that
+        it has written stays. Its store is closed, and so are the views of it."""
         self._running(id)._test.kill()
         del self._managers[id]
 
@@ -162,9 +162,9 @@ class Cluster:
     def part(self, *groups: str | Iterable[str]) -> None:
         """Part the network: `part("m1")` cuts m1 off from the others, `part(["m1", "m2"], "m3")` makes two groups.
 
-        Managers of different groups cannot reach one another; those that are not named are one more group. What one
-        sends to another is held back, new links are refused, and a link ends when it has been silent for 5 s. The next
-        call of `part` or `heal` replaces this one.
+        Managers of different groups cannot reach one another; those that are not named are one more group. Messages
+        between two groups are held back, new links are refused, and a link ends when it has been silent for 5 s. The
+        next call of `part` or `heal` replaces this one.
         """
         named = [{group} if isinstance(group, str) else set(group) for group in groups]
         for id_ in (each for group in named for each in group):
@@ -174,7 +174,7 @@ class Cluster:
         self._change_network([*named, set(self.ids).difference(*named)])
 
     def heal(self) -> None:
-        """All managers can reach one another again. What was held back arrives."""
+        """All managers can reach one another again. Messages that were held back arrive."""
         self._change_network([])
 
     def _change_network(self, groups: list[set[str]]) -> None:
@@ -219,7 +219,7 @@ class Cluster:
             others = [each for each in self._awake() if group is None or each.config.node_id in group]
             return all(each._test.opened.machine.applied_index >= index for each in others)
 
-        self.wait(is_applied, "managers that have applied what the leader has")
+        self.wait(is_applied, "managers that have applied every entry of the leader")
 
     def _led(self) -> Manager:
         return self.wait(self._present_leader, "a leader")

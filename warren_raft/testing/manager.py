@@ -1,6 +1,6 @@
 """A manager of a test: a real one, which can also be killed, paused, and cut off from others, within one process.
 
-Lives here: what each of these does to one manager. Not here: which manager it is done to (cluster.py).
+Lives here: doing each of these to one manager. Not here: the choice of the manager (cluster.py).
 Invariant: a manager that is paused or killed sends nothing, and writes nothing more to its log than the batches that
 were on their way. From a manager that is cut off no byte arrives until it is reachable again.
 """
@@ -22,7 +22,7 @@ from warren_raft.raft.links.transport import LinkEnd, Transport
 from warren_raft.store.transactions import Ended
 
 OBEY_SECONDS: Final = 30.0
-"""How long a raft thread may need to do what a test asks of it. It takes milliseconds, and more on a busy machine."""
+"""How long a raft thread may need for a request of a test. It takes milliseconds, and more on a busy machine."""
 KILLED: Final = Ended("the manager of this view was killed")
 LOOK_SECONDS: Final = 0.1
 """How often a paused manager's own thread looks whether it goes on."""
@@ -44,14 +44,15 @@ class Network:
         return next((group for group in groups if id_ in group), None)
 
     def is_cut(self, one: str, other: str | None) -> bool:
-        """Whether two managers cannot. None: it is not known yet who the other one is."""
+        """Whether two managers cannot. None: the id of the other one is not known yet."""
         group = self.group_of(one)
         return group is not None and other is not None and other not in group
 
 
 class Links(Transport):
     """The links of one manager, through a network that may be cut. A cut loses no byte and ends no link, as on a real
-    network: what was sent arrives when the network is whole again, unless the link has ended by its silence before."""
+    network: everything that was sent arrives when the network is whole again, unless the link has ended by its silence
+    before."""
 
     def __init__(self, network: Network, **settings: Any) -> None:
         super().__init__(**settings)
@@ -122,7 +123,7 @@ class ManagerParts(Parts):
         """In the raft thread."""
         stands.set()
         self._runs.wait()
-        self.links.follow_network()  # before it reads what has arrived meanwhile
+        self.links.follow_network()  # before it reads the messages that have arrived meanwhile
 
     def follow_network(self) -> None:
         """The network has changed. Returns when this manager has noticed; a paused one will, before it does anything

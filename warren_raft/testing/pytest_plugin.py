@@ -1,7 +1,7 @@
 """The pytest fixtures `warren_cluster` and `warren_store`, for every project that has warren_raft installed.
 
-Lives here: the fixtures. Not here: what they give (cluster.py, local/). Invariant: nothing but pytest is loaded until a
-test uses one of them.
+Lives here: the fixtures. Not here: the objects that they give (cluster.py, local/). Invariant: nothing but pytest is
+loaded until a test uses one of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It looks for mistakes of the program: a loop that acts for a leader which is none any more, a write that is repeated
 although it was made, a decision by an old state. It does not look for mistakes of the store: the cluster is a model of
-what the store promises (simulated/), with the product's own state machine, reads, leads and watches.
+the promises of the store (simulated/), with the product's own state machine, reads, leads and watches.
 Not here: the model. Invariant: the same seed gives the same run.
 """
 
@@ -31,8 +31,8 @@ MEMORY_DIRECTORY: Final = Path("/dev/shm")  # noqa: S108  the states are small, 
 class SimulationFailed(AssertionError):
     """A check did not hold, or a program raised an error that is not the store's. The cause is the error itself.
 
-    `seed`: `simulate(..., seeds=[seed])` runs it again. `schedule`: what happened, one line for each thing: the number
-    of the turn, the simulated time, the manager, what it did or what was done to it.
+    `seed`: `simulate(..., seeds=[seed])` runs it again. `schedule`: one line for each event: the number of
+    the turn, the simulated time, the manager, and its act or the fault that it met.
     """
 
     def __init__(self, seed: int, reason: str, schedule: list[str]) -> None:
@@ -56,7 +56,7 @@ def simulate(
     steps: int = 200,
     size: int = 3,
 ) -> Counter[str]:
-    """Run programs on simulated managers, once for each seed, and check what they leave behind.
+    """Run programs on simulated managers, once for each seed, and check the state that they leave behind.
 
     Each program is a function that gets the store of its manager, as it would after opening a `ReplicatedStore`. It
     runs on each of `size` managers, in a thread of its own, and again each time that its manager starts. It works in
@@ -65,7 +65,7 @@ def simulate(
 
     For `steps` turns managers are frozen, killed, cut off and deposed, writes are not answered, and followers lag.
     Then all faults end, and the programs run until they change nothing any more, for 5 * `steps` turns at most.
-    `setup(store)` writes what is there at the beginning. `check(view)` is called at the end, and `always(view)` after
+    `setup(store)` writes the state of the beginning. `check(view)` is called at the end, and `always(view)` after
     each command that changed something. Either one fails if it raises an exception or returns False.
 
     The same seed gives the same run, as long as the programs depend on nothing but their store, `time.time`,
@@ -75,8 +75,8 @@ def simulate(
     its store in them. `batch(wait=False)` is carried out before its block ends. `status`, members and snapshots are not
     simulated, and raise Misuse.
 
-    Returns how often the programs met what: "writes", "LeadershipLost", "frozen", "killed" and so on, over all seeds.
-    Raises SimulationFailed at the first seed that fails.
+    Returns a count for each kind of event that the programs met: "writes", "LeadershipLost", "frozen", "killed" and so
+    on, over all seeds. Raises SimulationFailed at the first seed that fails.
     """
     if not programs:
         raise TypeError("simulate() takes at least one program: a function of a store")

@@ -1,7 +1,7 @@
-"""A model of a cluster, for programs under simulation: its managers, their faults, elections, and who runs when.
+"""A model of a cluster, for programs under simulation: its managers, their faults, elections, and whose turn it is.
 
-Lives here: what happens, and when; all of it is drawn from one Random. Not here: the log (log.py), the way of a write
-(writes.py), the store that a program sees (store.py). This is a model of what the product promises, and no Raft.
+Lives here: the events and their times; all of them are drawn from one Random. Not here: the log (log.py), the way of a
+write (writes.py), the store that a program sees (store.py). This is a model of the product's promises, and no Raft.
 Invariant: fewer than half of the managers fail at a time. A leader has applied every committed entry when it begins.
 """
 
@@ -47,7 +47,7 @@ leader does harm, so the fault is that of its manager."""
 FAULT_OF_LAST: Final = 0.5
 """The chance that any other fault is that of the manager that had the last turn."""
 CATCHES_UP: Final = 0.3
-"""The chance, before each turn, that a follower applies some of what it has not applied yet."""
+"""The chance, before each turn, that a follower applies some of the entries that it lacks."""
 
 FROZEN_SECONDS: Final = (0.1, 12.0)
 CUT_OFF_SECONDS: Final = (0.1, 15.0)
@@ -80,7 +80,7 @@ class Process:
 
 
 class Manager:
-    """A manager: its state, and what it knows of the cluster."""
+    """A manager: its state, and its knowledge of the cluster."""
 
     def __init__(self, id_: str, machine: StateMachine) -> None:
         self.id: Final = id_
@@ -267,9 +267,9 @@ class SimulatedCluster:
     def _advance(self, now: float) -> None:
         self.turns.now = self.schedule.now = now
 
-    def note(self, manager: Manager, what: str) -> None:
+    def note(self, manager: Manager, event: str) -> None:
         """A line of the schedule."""
-        self.schedule.note(manager.id, what)
+        self.schedule.note(manager.id, event)
 
     # Events ---------------------------------------------------------------------------------------------------------
 
@@ -518,7 +518,7 @@ class SimulatedCluster:
             self.feed(manager.process)
 
     def feed(self, process: Process) -> None:
-        """Give the watches of a process what was applied."""
+        """Give the watches of a process the entries that were applied."""
         while not process.feeding.is_idle and process.feeding.step(self.turns.monotonic()) == 0:
             pass
 

@@ -42,7 +42,7 @@ def run(turns: Turns, program: Callable[[Any], Any], store: object) -> None:
 def _made_loop(turns: Turns) -> asyncio.AbstractEventLoop:
     selector = _Selector(turns)
     loop = selector.loop = asyncio.SelectorEventLoop(selector)
-    loop.set_exception_handler(lambda _loop, _context: None)  # what a killed program leaves behind
+    loop.set_exception_handler(lambda _loop, _context: None)  # of the tasks that a killed program leaves behind
     return loop
 
 

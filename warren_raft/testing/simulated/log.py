@@ -1,8 +1,8 @@
 """The log of a simulated cluster: committed entries, and commands on their way into it.
 
-What a command does is decided by the product's state machine (fsm/). Not here: when a command is sent (writes.py), and
-who leads (cluster.py). Invariant: entries are committed in the order of the log. Nothing of a term is committed after
-the leader of a later term has begun.
+The product's state machine (fsm/) carries out the commands. Not here: the sending of commands (writes.py), and the
+choice of leaders (cluster.py). Invariant: entries are committed in the order of the log. Nothing of a term is committed
+after the leader of a later term has begun.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The schedule of a run: one line for each thing that happened, for a person who looks for the mistake.
+"""The schedule of a run: one line for each event, for a person in search of the mistake.
 
-Not here: what happened. Invariant: a line says the turn, the simulated time and the manager, and holds no content of an
+Not here: the events. Invariant: a line says the turn, the simulated time and the manager, and holds no content of an
 entity, which may be a secret.
 """
 
@@ -40,9 +40,9 @@ class Schedule:
         self.turn = 0
         self.now = 0.0
 
-    def note(self, who: str, what: str) -> None:
-        """`who` is a manager."""
-        self.lines.append(f"{self.turn:5} {self.now:9.3f} s  {who}  {what}")
+    def note(self, manager_id: str, event: str) -> None:
+        """Add a line about this manager."""
+        self.lines.append(f"{self.turn:5} {self.now:9.3f} s  {manager_id}  {event}")
 
 
 def described_write(operations: Sequence[Operation]) -> str:

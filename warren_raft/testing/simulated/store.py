@@ -2,7 +2,7 @@
 fails.
 
 Lives here: the calls. The reads, the checks of writes, the lead, batches and watches are the product's own. Not here:
-what happens to a write, to managers and to entries (cluster.py, writes.py).
+the ways of a write, of managers and of entries (cluster.py, writes.py).
 Invariant: a program whose manager was killed gets nothing more from its store.
 """
 
@@ -299,7 +299,7 @@ def _refuse(what: str) -> NoReturn:
 
 
 class _Standing:
-    """What a simulated manager knows of its leadership."""
+    """A simulated manager's knowledge of its leadership."""
 
     def __init__(self, store: SimulatedStore) -> None:
         self._store = store

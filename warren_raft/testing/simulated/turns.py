@@ -1,7 +1,7 @@
 """Threads of which only one runs at a time, chosen by the caller of `run`, with a clock that only the caller moves.
 
-Lives here: the turns, and what Python's own clocks and random numbers give within these threads. Not here: the choice
-of the next thread (cluster.py). Invariant: between two turns every thread waits, so the same choices give the
+Lives here: the turns, and the values of Python's own clocks and random numbers within these threads. Not here: the
+choice of the next thread (cluster.py). Invariant: between two turns every thread waits, so the same choices give the
 same run.
 """
 
@@ -28,7 +28,7 @@ STUCK_SECONDS: Final = 30.0
 
 MONOTONIC_BASE_SECONDS: Final = 1_000.0
 TIME_BASE_SECONDS: Final = 1_767_225_600.0  # 2026-01-01
-"""What `time.monotonic()` and `time.time()` give at the beginning of a simulation."""
+"""The values of `time.monotonic()` and `time.time()` at the beginning of a simulation."""
 
 
 MISTAKES: Final = (Misuse, InvalidEntity, InvariantViolation)
@@ -52,14 +52,14 @@ class Task:
         self.go: Final = threading.Lock()
         self.go.acquire()
         self.condition: Callable[[], object] | None = None
-        """What the thread waits for; None: only for its turn."""
+        """The condition for which the thread waits; None: it waits for its turn only."""
         self.deadline = math.inf
         self.waits = 0
         """How often it has waited for a condition."""
         self.is_killed = False
         self.has_ended = False
         self.error: BaseException | None = None
-        """What has left the function."""
+        """The exception that has left the function."""
         self.thread: Final = threading.Thread(target=self._run, name="warren-raft-simulated", daemon=True)
         self.thread.start()
 
@@ -167,8 +167,8 @@ class Turns:
 
 
 class TurnsBell(Bell):
-    """A bell whose waiting threads are tasks. A ring wakes coroutines only: what tasks wait for is evaluated for every
-    turn."""
+    """A bell whose waiting threads are tasks. A ring wakes coroutines only: the conditions of tasks are evaluated for
+    every turn."""
 
     def __init__(self, turns: Turns) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ class Writes:
         return flight
 
     def carry_out(self, manager: Manager, flight: Flight, deadline: float, behind: Flight | None = None) -> int:
-        """Returns the revision, or raises what the store raises. It is sent after `behind`."""
+        """Returns the revision, or raises the store's error. It is sent after `behind`."""
         cluster = self._cluster
         if cluster.is_setting_up:
             cluster.log.commit(flight)
