@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from tests.strategies import any_entity
 from warren_raft.errors import InvalidEntity
@@ -18,6 +18,8 @@ from warren_raft.model.entities import (
     Container,
     Entity,
     HealthCheck,
+    Node,
+    NodeResources,
     PortMapping,
     ResourceRequirements,
     Secret,
@@ -48,6 +50,7 @@ def require_same(text: str) -> object:
 
 
 @given(any_entity())
+@example(Node(id="n", resources=NodeResources(cpu_allocated=-0.0)))
 def test_every_exported_entity_is_read_quickly_and_the_same(entity: Entity) -> None:
     text = format_line(kind_name(type(entity)), entity)
     name = kind_name(type(entity))

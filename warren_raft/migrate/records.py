@@ -7,6 +7,7 @@ Invariant: parsing a formatted record gives the same kind and the same entity, o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cache
@@ -88,8 +89,9 @@ def _read_duration(value: object, path: str) -> timedelta:
 
 
 def _write_number(value: float) -> int | float:
-    """Go writes 4 for 4.0."""
-    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    """Go writes 4 for 4.0. An integer has no negative zero: that stays -0.0, which Go reads."""
+    negative_zero = value == 0 and math.copysign(1, value) < 0
+    return int(value) if value.is_integer() and abs(value) < 2**53 and not negative_zero else value
 
 
 def _write_map(value: Mapping[str, str]) -> dict[str, str]:
