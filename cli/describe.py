@@ -5,7 +5,7 @@ Not here: reading the directory (warren_raft/data_dir/description.py). Invariant
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +16,8 @@ from .tables import print_fields, print_table, print_text, with_units
 
 if TYPE_CHECKING:
     from warren_raft.data_dir.description import Description
+
+MEMBER_COLUMNS: Final = ("id", "address", "standing")
 
 
 @click.command("describe", cls=ShowingCommand)
@@ -58,4 +60,4 @@ def print_description(description: Description) -> None:
         click.echo()
         print_text(str(failure), indent=0)
     click.echo()
-    print_table(["id", "address", "voter"], [[m["id"], m["address"], m["voter"]] for m in members])
+    print_table(MEMBER_COLUMNS, [[member[name] for name in MEMBER_COLUMNS] for member in members])

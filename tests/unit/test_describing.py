@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.memory_files import MemoryFiles
 from tests.snapshot_support import small_state, snapshot_of
@@ -39,6 +40,7 @@ from warren_raft.recovery.restore import restore
 from warren_raft.snapshots import staging
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.ownership import DirectoryLock
+from warren_raft_cli.describe import describe as describe_command
 
 
 def test_it_says_node_cluster_members_and_how_far(tmp_path: Path) -> None:
@@ -59,7 +61,9 @@ def test_it_says_node_cluster_members_and_how_far(tmp_path: Path) -> None:
         "applied_index": 8,
         "revision": 6,
         "state_problem": None,
-        "members": [{"id": id_, "address": MEMBERS[id_], "voter": True} for id_ in ("m1", "m2", "m3")],
+        "members": [
+            {"id": id_, "address": MEMBERS[id_], "voter": True, "standing": VOTER} for id_ in ("m1", "m2", "m3")
+        ],
         "db_size_bytes": size,
         "snapshots": [],
         "aside": [],
@@ -126,13 +130,21 @@ def test_a_damaged_log_has_the_way_back_with_the_id_and_the_address(tmp_path: Pa
     assert f"members remove m1; warren-raft members add m1={MEMBERS['m1']}" in caught.value.remedy
 
 
-def test_it_says_that_it_was_removed_if_the_members_told_its_manager(tmp_path: Path) -> None:
-    """(Pins a report: the list in its own log still had it as a voter.)"""
+def test_it_says_that_it_was_removed_if_the_members_told_its_manager(
+    tmp_path: Path,
+) -> None:
+    """(Pins two reports: the list in its own log still had it as a voter, and so had the table of members.)"""
     data_dir = tmp_path / "m1"
     survivor(data_dir)
     for incarnation, standing in (("", VOTER), ("i0", VOTER), ("i1", REMOVED)):
         last_failure.keep(data_dir, "m1 was removed", datetime.now(UTC), removed=incarnation)
-        assert describe(data_dir).standing == standing
+        found = describe(data_dir)
+        assert found.standing == standing
+        own, *others = found.to_json()["members"]
+        assert (own["id"], own["standing"], own["voter"]) == ("m1", standing, standing == VOTER)
+        assert {(other["standing"], other["voter"]) for other in others} == {(VOTER, True)}
+        table = CliRunner().invoke(describe_command, [str(data_dir)]).output.partition("\n\nID  ")[2]
+        assert f"\nm1  {MEMBERS['m1']}  {standing}\nm2  {MEMBERS['m2']}  voter\n" in table
     for damaged in (b"", b"[]", b"{}", b'{"at": "2026", "text": 1, "removed": ""}', b"\xff"):
         (data_dir / last_failure.FILE_NAME).write_bytes(damaged)
         assert last_failure.read(data_dir) is None

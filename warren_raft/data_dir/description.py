@@ -82,7 +82,8 @@ class Description:
     """`waiting`: not yet part of a cluster."""
     members: tuple[Member, ...]
     """The member list after the last entry that is known to be committed. Before there is such an entry, the members
-    with which the directory was founded or restored."""
+    with which the directory was founded or restored. A manager that was away when it was removed is still in its own
+    list: `standing` says `removed`."""
     index: int
     term: int
     commit_index: int
@@ -128,13 +129,19 @@ class Description:
             "revision": None if state is None else state.revision,
             "digest": None if state is None else state.digest.hex(),
             "state_problem": self.state_problem,
-            "members": [{"id": m.id, "address": m.address, "voter": m.voter} for m in self.members],
+            "members": [self._member_json(member) for member in self.members],
             "counts": dict(self.counts),
             "db_size_bytes": self.db_size_bytes,
             "log_bytes": self.log_bytes,
             "snapshots": list(self.snapshots),
             "aside": list(self.aside),
         }
+
+    def _member_json(self, member: Member) -> dict[str, Any]:
+        """A manager that was away when it was removed is a voter in its own list."""
+        is_removed = self.standing == REMOVED and (member.id, member.incarnation) == (self.node_id, self.incarnation)
+        standing = REMOVED if is_removed else VOTER if member.voter else LEARNER
+        return {"id": member.id, "address": member.address, "voter": standing == VOTER, "standing": standing}
 
 
 def describe(data_dir: str | os.PathLike[str]) -> Description:
