@@ -11,6 +11,7 @@ import http.client
 import json
 import math
 import os
+import re
 import signal
 import socket
 import stat
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -43,6 +45,7 @@ from warren_raft.admin.client import (
     _chunks,
 )
 from warren_raft.admin.server import MAX_CALLS, OPERATIONS, AdminServer, Arguments
+from warren_raft.disk import last_failure
 from warren_raft.errors import Unavailable
 from warren_raft.local.store import LocalStore
 from warren_raft.model.entities import Node, TLSCertificate
@@ -52,6 +55,7 @@ from warren_raft.store import codec
 from warren_raft.store.command import Operation
 from warren_raft.store.generations import StateUntrusted
 from warren_raft.store.operations import put_operation
+from warren_raft.store.ownership import DirectoryLock
 from warren_raft.store.reader_slots import UnknownReaders
 from warren_raft.store.tables import NODE
 
@@ -276,6 +280,31 @@ def test_a_directory_without_a_manager_is_named_with_the_command_that_starts_one
     with pytest.raises(NotRunning) as caught:
         AdminClient(tmp_path).status()
     assert f"is running on {tmp_path}; start it with: warren-raft serve --data-dir {tmp_path}" in str(caught.value)
+
+
+def test_a_manager_that_starts_is_waited_for_and_not_started_again(tmp_path: Path) -> None:
+    """(Pins a report: `status` just after the start of `serve` said that no manager is running, and to start it.)"""
+    last_failure.keep(tmp_path, "an earlier start failed", datetime.now(UTC))
+    lock = DirectoryLock(tmp_path)
+    try:
+        (tmp_path / "log").mkdir()
+        with pytest.raises(NotRunning) as caught:
+            AdminClient(tmp_path).status()
+        starting = str(caught.value)
+        (tmp_path / "log").rmdir()
+        with pytest.raises(NotRunning) as caught:
+            AdminClient(tmp_path).status()
+        unknown = str(caught.value)
+    finally:
+        lock.release()
+    process = re.escape(f"process {os.getpid()} (")
+    wait = "wait a few seconds, and try again; if that lasts, look at its log"
+    assert re.fullmatch(
+        rf"a manager is starting or stopping on {tmp_path}, and does not answer yet \({process}.+\)\): {wait}", starting
+    )
+    assert re.search(rf"{wait}. If a program has a LocalStore there, it answers no commands: use that program", unknown)
+    with pytest.raises(NotRunning, match="an earlier start failed"):
+        AdminClient(tmp_path).status()
 
 
 def test_a_directory_that_no_manager_can_have_is_named_with_the_reason(tmp_path: Path) -> None:

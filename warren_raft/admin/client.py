@@ -55,21 +55,46 @@ Item = tuple[str, object]
 
 
 class NotRunning(WarrenError):
-    """No manager answers on this directory. `directory` names it. The text says why the last run failed, if it did."""
+    """No manager answers on this directory. `directory` names it. The text says why the last run failed, if it did.
+
+    `is_open`: a process has the directory locked, so a manager is starting or stopping there.
+    """
 
     def __init__(self, directory: str) -> None:
-        super().__init__(directory)
         self.directory = directory
+        holder = _holder(directory) if missing_data(directory) is None else None
+        self.is_open = holder is not None
+        super().__init__(_not_running(directory) if holder is None else _not_answering(directory, holder))
 
-    def __str__(self) -> str:
-        text = f"no manager is running on {self.directory}"
-        problem = missing_data(self.directory)
-        if problem is not None:
-            return f"{text}: {problem}; name a manager's data directory with --data-dir"
-        failure = last_failure.read(self.directory)
-        if failure is not None:
-            return f"{text}; {failure}"
-        return f"{text}; start it with: warren-raft serve --data-dir {self.directory} …"
+
+def _holder(directory: str) -> str | None:
+    from warren_raft.store.ownership import DirectoryLock
+
+    try:
+        return DirectoryLock.holder(directory)
+    except OSError:  # this user may not read it
+        return None
+
+
+def _not_running(directory: str) -> str:
+    text = f"no manager is running on {directory}"
+    problem = missing_data(directory)
+    if problem is not None:
+        return f"{text}: {problem}; name a manager's data directory with --data-dir"
+    failure = last_failure.read(directory)
+    if failure is not None:
+        return f"{text}; {failure}"
+    return f"{text}; start it with: warren-raft serve --data-dir {directory} …"
+
+
+def _not_answering(directory: str, holder: str) -> str:
+    text = (
+        f"a manager is starting or stopping on {directory}, and does not answer yet ({holder}): wait a few seconds, "
+        "and try again; if that lasts, look at its log"
+    )
+    if os.path.isdir(os.path.join(directory, "log")):
+        return text
+    return f"{text}. If a program has a LocalStore there, it answers no commands: use that program"
 
 
 class SnapshotCut(Unavailable):

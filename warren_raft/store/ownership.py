@@ -70,9 +70,9 @@ def _lock(descriptor: int, seconds: float) -> bool:
             return True
 
 
-def _holder_of(descriptor: int, data_dir: str) -> str:
-    """The holder of the lock on an open file, and the way out, for a message. A container does not see the processes
-    outside, and some file systems have other device numbers in /proc/locks: then the holder is not known."""
+def _holder_pid(descriptor: int) -> int:
+    """The process that has the lock on an open file. 0 if that is not known: a container does not see the processes
+    outside, and some file systems have other device numbers in /proc/locks."""
     found = os.fstat(descriptor)
     inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     pid = 0
@@ -80,16 +80,26 @@ def _holder_of(descriptor: int, data_dir: str) -> str:
         for _, *words in map(str.split, file):
             if words[0] == "FLOCK" and words[4] == inode:
                 pid = int(words[3])
-    if pid == os.getpid():
-        return "another store of this process: close it first"
-    if pid <= 0:
-        return (
-            f"another process, which `fuser -v {data_dir}/{LOCK_NAME}` shows: stop it first, or name another directory"
-        )
+    return max(0, pid)
+
+
+def _named(pid: int) -> str:
     name = "another program"
     with suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
         name = file.read().strip()
-    return f"process {pid} ({name}): stop it first, or name another directory"
+    return f"process {pid} ({name})"
+
+
+def _holder_of(descriptor: int, data_dir: str) -> str:
+    """The holder of the lock on an open file, and the way out, for a message."""
+    pid = _holder_pid(descriptor)
+    if pid == os.getpid():
+        return "another store of this process: close it first"
+    if not pid:
+        return (
+            f"another process, which `fuser -v {data_dir}/{LOCK_NAME}` shows: stop it first, or name another directory"
+        )
+    return f"{_named(pid)}: stop it first, or name another directory"
 
 
 def _is_locked(path: str) -> bool:
@@ -173,6 +183,21 @@ class DirectoryLock:
     def is_held(cls, data_dir: str | os.PathLike[str]) -> bool:
         """Whether a process has the directory locked at this moment. Makes no file."""
         return any(_is_locked(path) for path in (os.path.join(data_dir, LOCK_NAME), os.fspath(data_dir)))
+
+    @classmethod
+    def holder(cls, data_dir: str | os.PathLike[str]) -> str | None:
+        """The process that has the directory locked at this moment, for a message; None if no process has. Makes no
+        file. Raises OSError."""
+        if not cls.is_held(data_dir):
+            return None
+        pid = 0
+        with suppress(FileNotFoundError):
+            descriptor = os.open(os.path.join(data_dir, LOCK_NAME), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                pid = _holder_pid(descriptor)
+            finally:
+                os.close(descriptor)
+        return _named(pid) if pid else "a process that is not known"
 
     def restore_file(self) -> bool:
         """Make and lock DATA_DIR/lock again if somebody removed or replaced it. Returns whether it was removed or
