@@ -256,30 +256,43 @@ def renew(file: str | None, ca: str | None) -> None:
     from warren_raft.certificates.files import contents, install
 
     directory = data_dir()
-    present = _found(None)
+    present = _present()
     node_id = present["node_id"]
     files = _renewed(directory, present, file, ca)
-    new = _manager(files.certificate, files.ca, file or ca or "this host's own CA")
+    source = file or ca or "this user's CA on this host"
+    new = _manager(files.certificate, files.ca, source)
     if new["serial"] != present["serial"] and new["not_before"] < present["not_before"]:
+        advice = f"issue another one with `warren-raft cert issue {node_id} --ca DIR`"
         raise RefusedForSafety(
-            f"{node_id} already has a newer certificate, of {present['not_before']}: issue another one"
+            f"{node_id} already has a newer certificate: it begins at {present['not_before']}, and that of {source} at "
+            f"{new['not_before']}; nothing was changed: {advice if file else 'compare the clocks of the hosts'}"
         )
 
     def check(part: str) -> None:
         try:
             Credentials.load(part, node_id)
         except RefusedForSafety as error:
-            raise RefusedForSafety(str(error).replace(part, file or ca or "this host's own CA", 1)) from None
+            raise RefusedForSafety(str(error).replace(part, source, 1)) from None
 
     if contents(directory) != files:
         install(directory, files, check=check, local=file is None and ca is None)
-    is_in_use = _wait_in_use(new["serial"])
+    not_in_use = _wait_in_use(node_id, new["serial"])
     if wants_json():
-        print_json({**new, "in_use": is_in_use})
-    elif is_in_use:
-        say(f"{node_id} uses the certificate {new['serial']}, which expires at {new['not_after']}")
-    else:
-        say(f"{node_id} does not run; it will use the certificate {new['serial']} from its next start")
+        print_json({**new, "in_use": not not_in_use})
+        return
+    uses = f"{not_in_use} uses" if not_in_use else f"{node_id} uses"
+    say(f"{uses} the certificate {new['serial']}, which expires at {new['not_after']}")
+
+
+def _present() -> dict[str, Any]:
+    """The JSON of the certificate that the manager of --data-dir has."""
+    try:
+        return _found(None, or_name_a_file="")
+    except BadFile as error:
+        advice = (
+            "start the manager with `warren-raft serve --join FILE.join`, which puts the certificate of FILE.join there"
+        )
+        raise BadFile(f"{error}; {advice}") from None
 
 
 def _renewed(directory: str, present: Mapping[str, Any], file: str | None, ca: str | None) -> KeyAndCertificates:
@@ -333,8 +346,9 @@ def _compare_address(join: JoinFile, file: str, directory: str) -> None:
         )
 
 
-def _wait_in_use(serial: str) -> bool:
-    """Waits until the manager uses the certificate. Returns False if no manager runs.
+def _wait_in_use(node_id: str, serial: str) -> str:
+    """Waits until the manager uses the certificate, and returns an empty text. If it does not run, or does not answer,
+    or its links are plaintext: the beginning of a sentence with that reason and with the time from which it uses it.
 
     Raises Unavailable if the manager does not use it within IN_USE_SECONDS.
     """
@@ -344,11 +358,18 @@ def _wait_in_use(serial: str) -> bool:
     while True:
         try:
             status = manager().status()
-        except NotRunning:
-            return False
+        except NotRunning as error:
+            if not error.is_open:
+                return f"{node_id} is stopped: its next start"
+            if time.monotonic() > deadline:  # a program that embeds a manager without the admin socket, perhaps
+                return f"{node_id} runs and does not answer: it soon"
+            time.sleep(POLL_SECONDS)
+            continue
         used = (status.get("certificate") or {}).get("serial", "")
         if used and int(used, 16) == int(serial, 16):  # a manager of an earlier release prints no leading zero
-            return True
+            return ""
+        if status["links"] == "plaintext":
+            return f"the links of {node_id} are plaintext: a start without --insecure-plaintext"
         if time.monotonic() > deadline:
             text = f"{status['node_id']} does not use the new certificate yet; `warren-raft status` shows the reason"
             raise Unavailable(text, maybe_applied=True, of_write=False)
@@ -386,8 +407,9 @@ def show(path: str | None) -> None:
         print_table(("id", "address", "issued", "newest serial", "expires"), rows, wide=wide)
 
 
-def _found(path: str | None) -> dict[str, Any]:
-    """The JSON of the join file, the CA's directory, the data directory or the PEM file at a path."""
+def _found(path: str | None, *, or_name_a_file: str = ", or name a file") -> dict[str, Any]:
+    """The JSON of the join file, the CA's directory, the data directory or the PEM file at a path; of --data-dir
+    without a path. `or_name_a_file`: the end of the advice for a directory without a certificate."""
     from warren_raft.certificates.ca import REGISTRY, Authority, facts_of
     from warren_raft.certificates.credentials import AUTHORITIES, CERTIFICATE
     from warren_raft.certificates.files import directory_of
@@ -406,8 +428,8 @@ def _found(path: str | None) -> dict[str, Any]:
         raise click.UsageError(f"{path} is a manager's data directory: type warren-raft cert show --data-dir {path}")
     if path is None or os.path.isdir(directory):
         raise RefusedForSafety(
-            f"{directory} holds no certificate: start the manager with `warren-raft serve --join FILE.join`, or name "
-            "a file"
+            f"{directory} holds no certificate: start the manager with `warren-raft serve --join FILE.join`"
+            f"{or_name_a_file}"
         )
     text = _text(path)
     if text.lstrip().startswith("{"):

@@ -4,15 +4,19 @@ line."""
 from __future__ import annotations
 
 import os
+import re
 import signal
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 from cli_support import Command, StartManager, free_addresses
 
+from warren_raft.certificates.ca import Authority, rfc3339
+from warren_raft.certificates.files import contents, install
 from warren_raft.certificates.join_files import JoinFile
-from warren_raft_cli import tables
+from warren_raft.store.ownership import DirectoryLock
+from warren_raft_cli import cert, tables
 
 THREE = {"m1": "10.0.0.1:7946", "m2": "10.0.0.2:7946", "m3": "10.0.0.3:7946"}
 
@@ -162,7 +166,7 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
     process.process.send_signal(signal.SIGHUP)
     process.stop()
     assert warren("cert", "renew", "m1.join", "--data-dir", "m1").text.startswith(
-        "m1 does not run; it will use the certificate"
+        "m1 is stopped: its next start uses the certificate"
     )
     assert (tmp_path / "m1/tls/cert.pem").read_text() == newest.files.certificate
     os.unlink("m1.join")
@@ -226,7 +230,9 @@ def test_an_address_that_no_manager_can_have_is_named_with_its_file(
         (("init", "ca"), 4, "holds a CA already"),
         (("init", "ca2", "--trust-domain", "a/b"), 1, "is not a trust domain"),
         (("init", "ca2", "--replaces", "ca", "--trust-domain", "other"), 4, "leave out --trust-domain"),
-        (("issue", "m1", "--ca", "ca"), 4, "give its address, m1=HOST:PORT"),
+        (("issue", "m1", "--ca", "ca"), 4, "give its address once, with `warren-raft cert issue m1=HOST:PORT --ca /"),
+        (("issue", "m1=h:1", "--ca", "ca", "--forget", "m2"), 4, "does not know m2: `warren-raft cert show /"),
+        (("renew", "--data-dir", "."), 4, "serve --join FILE.join`\n"),
         (("issue", "m1=h:1", "--ca", "nothing"), 4, "cert init"),
         (("issue", "m1=h:1", "m2=h:1", "--ca", "ca"), 2, "have the same address"),
         (("issue", "m1=h:1", "m1=h:2", "--ca", "ca"), 2, "named twice"),
@@ -309,3 +315,59 @@ def test_a_file_that_is_no_join_file_has_one_exit_code(
             "warren-raft: bad.join is not a join file: it has no 'members'; warren-raft cert issue makes join files\n"
         )
         assert (ran.code, ran.err) == (1, text)
+
+
+def test_a_renewal_that_changes_nothing_says_why_and_what_to_type(warren: Command, ca: Path, tmp_path: Path) -> None:
+    """(Pins reports: "already has a newer certificate, of 2026-…: issue another one" named neither of the two
+    certificates nor the command, and the advice of a CA and of a directory did not fit `cert renew`.)"""
+    authority = Authority(ca)
+    times = [datetime.now(UTC) - timedelta(hours=hours) for hours in (3, 2, 400 * 24)]
+    older, newer, expired = (authority.issue({"m1": "h:1"}, now=time)[0] for time in times)
+    for name, join in (("older", older), ("expired", expired)):
+        join.write(f"{name}.join")
+    (tmp_path / "m1").mkdir(mode=0o700)
+    install(tmp_path / "m1", newer.files, check=lambda part: None)
+    before = contents(tmp_path / "m1")
+
+    def refused(*arguments: str | Path) -> str:
+        ran = warren("cert", "renew", *arguments, "--data-dir", "m1")
+        assert (ran.code, ran.out) == (4, "")
+        assert contents(tmp_path / "m1") == before
+        return ran.err
+
+    begins = [rfc3339(time - timedelta(hours=1)) for time in times]
+    assert refused("older.join") == (
+        f"warren-raft: m1 already has a newer certificate: it begins at {begins[1]}, and that of older.join at "
+        f"{begins[0]}; nothing was changed: issue another one with `warren-raft cert issue m1 --ca DIR`\n"
+    )
+    install(tmp_path / "m1", authority.issue({"m1": None}, now=times[2] - timedelta(days=1))[0].files, check=print)
+    before = contents(tmp_path / "m1")
+    assert re.search(r"expired.join: .* If it is right, issue a certificate on the host", refused("expired.join"))
+    warren("cert", "init", "ca2", "--trust-domain", authority.trust_domain)
+    assert "does not know m1 yet: give its address once, with `warren-raft cert issue m1=HOST:PORT" in refused(
+        "--ca", "ca2"
+    )
+    (tmp_path / "m1/tls/cert.pem").write_text("damaged")
+    ran = warren("cert", "renew", "older.join", "--data-dir", "m1")
+    assert ran.err.endswith("`warren-raft serve --join FILE.join`, which puts the certificate of FILE.join there\n")
+
+
+def test_a_renewal_waits_for_a_manager_that_starts(
+    warren: Command, ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its directory locked, and no admin socket yet. (Pins a fault: "m1 does not run".)"""
+    join = Authority(ca).issue({"m1": "h:1"})[0]
+    join.write("m1.join")
+    monkeypatch.setattr(cert, "IN_USE_SECONDS", 0.05)
+    monkeypatch.setattr(cert, "POLL_SECONDS", 0.01)
+    lock = DirectoryLock(tmp_path / "m1")
+    try:
+        install(tmp_path / "m1", join.files, check=lambda part: None)
+        ran = warren("cert", "renew", "m1.join", "--data-dir", "m1")
+    finally:
+        lock.release()
+    assert ran.text.startswith("m1 runs and does not answer: it soon uses the certificate ")
+    assert (
+        "m1 is stopped: its next start uses the certificate "
+        in warren("cert", "renew", "m1.join", "--data-dir", "m1").text
+    )

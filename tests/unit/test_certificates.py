@@ -206,7 +206,9 @@ def test_a_join_file_has_every_manager_that_the_ca_knows(tmp_path: Path) -> None
         assert (join.members, join.address) == (THREE, THREE[join.node_id])
     moved = authority.issue({"m4": THREE["m2"]}, forget=["m2"])[0]  # m2's host is m4's now
     assert moved.members == {"m1": THREE["m1"], "m3": THREE["m3"], "m4": THREE["m2"]}
-    with pytest.raises(RefusedForSafety, match="does not know m2 yet: give its address, m2=HOST:PORT"):
+    with pytest.raises(
+        RefusedForSafety, match="does not know m2 yet: give its address once, with `warren-raft cert issue m2=HOST:PORT"
+    ):
         authority.issue({"m2": None})
 
 

@@ -243,9 +243,12 @@ class Authority:
             managers = registry["managers"]
             for id_ in forget:
                 if managers.pop(id_, None) is None:
-                    raise RefusedForSafety(f"this CA does not know {id_}: `warren-raft cert show` lists its managers")
+                    raise RefusedForSafety(
+                        f"the CA in {self.directory} does not know {id_}: `warren-raft cert show {self.directory}` "
+                        "lists its managers"
+                    )
             for id_, address in wanted.items():
-                _enter(managers, check_node_id(id_), address)
+                _enter(managers, check_node_id(id_), address, self.directory)
             _require_usable_addresses(managers, self.directory)
             files = {id_: self._key_and_certificate(id_, now) for id_ in wanted}
             for id_, (certificate, _) in files.items():
@@ -403,11 +406,14 @@ def _read_registry(path: str) -> dict[str, Any]:
     return value
 
 
-def _enter(managers: dict[str, Any], id_: str, address: str | None) -> None:
+def _enter(managers: dict[str, Any], id_: str, address: str | None, directory: str) -> None:
     """Add a manager to the list of the managers that the CA knows."""
     if address is None:
         if id_ not in managers:
-            raise RefusedForSafety(f"this CA does not know {id_} yet: give its address, {id_}=HOST:PORT")
+            raise RefusedForSafety(
+                f"the CA in {directory} does not know {id_} yet: give its address once, with `warren-raft cert issue "
+                f"{id_}=HOST:PORT --ca {directory}`"
+            )
         return
     check_address(address)
     managers.setdefault(id_, {"issued": []})["address"] = address

@@ -81,7 +81,7 @@ class Credentials:
             identity = _identity(certificate)
             _check_dates(certificate, server, time.time() if now is None else now, "this host's clock")
         except NotAccepted as error:
-            raise _refusal(where, node_id, str(error), _ABOUT_CLOCKS.get(error.code, "")) from None
+            raise _refusal(where, node_id, str(error), _ABOUT_CLOCKS.get(error.code, "Issue")) from None
         if identity.node_id != node_id:
             raise _refusal(where, node_id, f"{CERTIFICATE} is the certificate of {identity.node_id}, not of {node_id}")
         return cls(where, identity, _seconds(certificate["notBefore"]), server, client)
@@ -214,10 +214,10 @@ def _said(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _refusal(where: str, node_id: str, text: str, first: str = "") -> RefusedForSafety:
-    """`first`: advice that comes before the usual one."""
+def _refusal(where: str, node_id: str, text: str, issue: str = "Issue") -> RefusedForSafety:
+    """`issue`: the first word of the usual advice, after other advice that comes before it."""
     return RefusedForSafety(
-        f"{where}: {text}. {first}Issue a certificate on the host that has the cluster's CA "
+        f"{where}: {text}. {issue} a certificate on the host that has the cluster's CA "
         f"(warren-raft cert issue {node_id} --ca DIR --address HOST:PORT -o {node_id}.join), and start this manager "
         f"with --join {node_id}.join; if it runs, type warren-raft cert renew {node_id}.join --data-dir DIR"
     )
@@ -225,9 +225,9 @@ def _refusal(where: str, node_id: str, text: str, first: str = "") -> RefusedFor
 
 _ABOUT_CLOCKS: Final = {
     "not_yet_valid": (
-        "The clock of this host is probably wrong: set it (timedatectl), and start this manager again. If it is right, "
-        "the clock of the CA's host was wrong when the certificate was issued: set that one first. "
+        "The clock of this host is probably wrong: set it (timedatectl), and try again. If it is right, the clock of "
+        "the CA's host was wrong when the certificate was issued: set that clock, then issue"
     ),
-    "expired": "If the clock of this host is wrong, set it (timedatectl), and start this manager again. Otherwise: ",
+    "expired": "If the clock of this host is wrong, set it (timedatectl), and try again. If it is right, issue",
 }
 """A wrong clock and a wrong certificate look alike, and a new certificate does not help against a wrong clock."""

@@ -113,7 +113,7 @@ def require_trust_domain(theirs: str, ours: str, *, source: str, data_dir: str, 
         raise RefusedForSafety(
             f"{source} is of the trust domain {theirs}, but {data_dir} is of {ours}; nothing was changed: use a join "
             f"file for {node_id} of the cluster's CA (warren-raft cert issue {node_id} --ca DIR); a new CA of this "
-            f"trust domain is made with warren-raft cert init --trust-domain {ours}"
+            f"trust domain is made with warren-raft cert init NEW_DIR --trust-domain {ours}"
         )
 
 

@@ -41,8 +41,8 @@ def issue(node_id: str) -> KeyAndCertificates:
     except (OSError, RefusedForSafety) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise RefusedForSafety(
-            f"{node_id} has no certificate, and this user's CA for managers on one machine cannot be used: {reason}; "
-            "set XDG_STATE_HOME to a directory that this user can write to; or issue a certificate (`warren-raft cert "
+            f"{node_id} gets no certificate: this user's CA for managers on one machine cannot be used ({reason}); set "
+            "XDG_STATE_HOME to a directory that this user can write to; or issue a certificate (`warren-raft cert "
             f"init ca`, `warren-raft cert issue {node_id}=HOST:PORT --ca ca`) and start with --join {node_id}.join (in "
             "Python: Config.join); or choose links without protection, with --insecure-plaintext (in Python: "
             "Config.insecure_plaintext)"
