@@ -21,6 +21,7 @@ import click
 
 from warren_raft.admin.client import AdminClient
 from warren_raft.disk.outputs import is_stdout
+from warren_raft.disk.paths import missing_data
 from warren_raft.errors import WarrenError
 from warren_raft.manager.self_report import versions
 
@@ -169,9 +170,15 @@ def collected(directory: str, config_file: str | None, *, answers: bool = True) 
         add("manager", asked.self_report)
         add("metrics", lambda: _metrics(asked.page("/metrics")))
         add("times", lambda: _times(asked.page("/metrics")))
-    elif answers:
+    has_data = "status" in report or not answers or not _is_empty(directory)
+    if not has_data:
+        report["problems"]["directory"] = report["problems"]["status"]
+    elif "status" not in report and answers:
         add("directory", lambda: sections.stopped_directory(directory), seconds=sections.DESCRIBE_SECONDS + 5)
-    add("next_start", lambda: sections.next_start(no_options(config_file)), of=config_file or directory)
+    if not has_data and config_file is None:
+        report["problems"]["next_start"] = report["problems"]["status"]
+    else:
+        add("next_start", lambda: sections.next_start(no_options(config_file)), of=config_file or directory)
     add_disk("disk", directory)
     settings = report["manager"]["config"] if "manager" in report else report.get("next_start", {})
     backup_dir = settings.get("backup_dir", {}).get("value")
@@ -180,6 +187,14 @@ def collected(directory: str, config_file: str | None, *, answers: bool = True) 
     add("files", lambda: sections.files(directory))
     add("host", sections.host, of="the host")
     return report
+
+
+def _is_empty(directory: str) -> bool:
+    """Whether no manager can have run on the directory. False if its disk does not answer."""
+    try:
+        return within(SECTION_SECONDS, directory, lambda: missing_data(directory)) is not None
+    except NoAnswer:
+        return False
 
 
 class _Problem(Exception):
@@ -267,6 +282,10 @@ def _findings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if slow:
         found.append(("slow writes", f"{len(slow)}; the newest: {slow[0]['why']}"))
     found += [("not in the file", told) for told in _lacking(report["problems"])]
+    for name in ("disk", "backup_disk"):
+        problem = report.get(name, {}).get("mount_problem")
+        if problem is not None:
+            found.append((name, problem))
     found.append(("log", _log_advice(report)))
     if status is not None:
         others = [member["id"] for member in status["members"] if member["id"] != status["node_id"]]

@@ -31,6 +31,8 @@ DESCRIBE_SECONDS: Final = 60.0
 FIELD_ESCAPES: Final = re.compile(r"\\([0-7]{3})")
 SECRET_OPTION: Final = re.compile(r"pass|cred|secret|token|key", re.IGNORECASE)
 PRESSURES: Final = ("cpu", "io", "memory")
+MOUNTS: Final = "/proc/self/mountinfo"
+MOUNT_FIELDS: Final = ("mount_point", "file_system", "mount_options")
 
 
 class DescribeFailed(Exception):
@@ -73,8 +75,17 @@ def _memory() -> dict[str, str]:
 
 
 def disk(path: str) -> dict[str, Any]:
-    """The file system of a directory: its kind, its mount options, its free space and inodes."""
-    return {"path": path, **capacity(path)._asdict(), **_mount(os.path.realpath(path))}
+    """The file system of a directory: its kind, its mount options, its free space and inodes. `mount_problem`: why its
+    kind and its options are not known; None if they are."""
+    known: dict[str, Any] = {"path": path, **capacity(path)._asdict()}
+    problem = None
+    try:
+        mount = _mount(os.path.realpath(path))
+        if not mount:
+            problem = f"{MOUNTS} has no mount for this path"
+    except OSError as error:  # a sandbox may hide it
+        mount, problem = {}, f"the mounts cannot be read: {MOUNTS}: {error.strerror}"
+    return known | dict.fromkeys(MOUNT_FIELDS) | mount | {"mount_problem": problem}
 
 
 def mount_told(path: str) -> str:
@@ -88,9 +99,10 @@ def mount_told(path: str) -> str:
 
 
 def _mount(real: str) -> dict[str, Any]:
-    """Of proc(5), /proc/self/mountinfo: the mount whose mount point is the longest part of this absolute path."""
+    """Of proc(5), /proc/self/mountinfo: the mount whose mount point is the longest part of this absolute path. Empty if
+    there is none."""
     best: dict[str, Any] = {}
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in Path(MOUNTS).read_text(encoding="utf-8", errors="replace").splitlines():
         left, _, right = line.partition(" - ")
         point = FIELD_ESCAPES.sub(lambda match: chr(int(match[1], 8)), left.split()[4])
         inside = real == point or real.startswith(point.rstrip("/") + "/")

@@ -184,6 +184,9 @@ def test_a_damaged_directory(damage: str, stopped: Path, warren: Command, tmp_pa
         assert sum(why in line for line in sentences) == 1, ran.text
     if damage in ("log", "empty"):
         assert "directory" in report["problems"]
+    if damage == "empty":  # one fact was told in three ways
+        assert sentences == [f"not in the file: status, directory, next_start: {report['problems']['status']}"]
+        assert "the directory holds no manager's data; name a manager's data directory" in sentences[0]
     if damage == "state":
         assert "directory" in report["problems"] or report["directory"]["state_problem"]
 
@@ -312,9 +315,10 @@ def test_settings_that_hang(
 
 
 def test_a_report_is_made_without_mountinfo_and_without_threads(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: set[str]
+    stopped: Path, warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: set[str]
 ) -> None:
-    """(Pins a fault: an error of the look at the mounts, or of the start of a thread, ended the report.)"""
+    """(Pins faults: an error of the look at the mounts, or of the start of a thread, ended the report, and later the
+    report had no disk section.)"""
     hanging.add(str(tmp_path / "share"))
     read_text = Path.read_text
 
@@ -326,6 +330,12 @@ def test_a_report_is_made_without_mountinfo_and_without_threads(
     monkeypatch.setattr(Path, "read_text", refused)
     problems = collected(str(tmp_path / "share"), None, answers=False)["problems"]
     assert problems["disk"] == f"{tmp_path / 'share'} did not answer within 0.3 s"
+    report = collected(str(stopped), None)
+    assert "disk" not in report["problems"], "the space is known"
+    assert report["disk"]["free_bytes"] > 0
+    why = "the mounts cannot be read: /proc/self/mountinfo: No such file or directory"
+    assert (report["disk"]["mount_problem"], report["disk"]["file_system"]) == (why, None)
+    assert f"disk: {why}" in warren("doctor", tmp_path / "report.json", "--data-dir", stopped).text
 
     def no_thread(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
