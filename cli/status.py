@@ -77,10 +77,16 @@ def _print(answer: Mapping[str, Any], *, check: bool, cluster: bool) -> None:
 
 
 def print_verdict(answer: Mapping[str, Any]) -> None:
-    """Prints one line: `healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure`."""
+    """Prints one line: `healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure`, and a line `warning: …` if
+    there is a warning."""
     verdict = answer["verdict"]
-    state = f"{verdict['state']}: "
-    print_text(one_line(state + verdict["text"]), indent=len(state))
+    _print_led(verdict["state"], verdict["text"])
+    if verdict.get("warning"):  # a manager of an earlier release has none
+        _print_led("warning", verdict["warning"])
+
+
+def _print_led(lead: str, text: str) -> None:
+    print_text(one_line(f"{lead}: {text}"), indent=len(lead) + 2)
 
 
 def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:

@@ -56,6 +56,8 @@ class Verdict(Result):
     """One line: the leader, how many members are connected, and each problem."""
     tolerates_failures: int
     """How many more voting members may fail while writes go on."""
+    warning: str = ""
+    """One line about a danger that is no fault: two voting members, which are both needed. Empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import pytest
 
 from warren_raft.manager.verdict import verdict_of
 from warren_raft.results import MemberAlarm, MemberStatus, Status
+from warren_raft_cli.status import print_verdict
 
 
 def member(id_: str, **differing: Any) -> MemberStatus:
@@ -139,6 +140,34 @@ AWAY = {"connected": False, "alarms": None}
 )
 def test_the_line_says_how_it_is(given: Status, said: str) -> None:
     assert line(given) == said
+
+
+def test_two_voting_members_are_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """(Pins a report: `status --check` said only "healthy" with exit code 0, and the loss of one manager stopped all
+    writes.) Two are usual while a manager is replaced, so it is no fault."""
+    two = status(member("m1"), member("m2"))
+    assert verdict_of(two).warning == (
+        "both voting members are needed for a majority: if one is lost, no write is acknowledged; add a third manager "
+        "with `warren-raft members add ID=HOST:PORT`"
+    )
+    catching_up = status(member("m1"), member("m2"), member("m3", voter=False))
+    assert verdict_of(catching_up).warning.endswith(
+        "no write is acknowledged; m3 does not vote before it has caught up"
+    )
+    print_verdict({"verdict": verdict_of(two).to_json()})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("healthy: m1 leads term 4, 2 of 2 connected, tolerates 0 failures")
+    assert second == f"warning: {verdict_of(two).warning}"
+    for given in (
+        status(),
+        status(member("m1")),
+        status(member("m1"), member("m2"), member("m3", **AWAY)),
+        status(member("m1"), member("m2", **AWAY), has_quorum=False, leader=None),
+        status(member("m1"), member("m2"), failure="the log cannot be written"),
+    ):
+        assert verdict_of(given).warning == ""
+        print_verdict({"verdict": verdict_of(given).to_json()})
+        assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_an_alarm_that_several_members_have_is_said_once() -> None:

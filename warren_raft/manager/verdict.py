@@ -39,7 +39,8 @@ def verdict_of(status: Status) -> Verdict:
         text = status.waits
     else:
         text = "; ".join(filter(None, (_summary(status, tolerates), _problems(status), _configured_only(status))))
-    return Verdict(state=state, text=text, tolerates_failures=tolerates)
+    warning = _both_needed(status) if state != "no quorum" and status.failure is None else ""
+    return Verdict(state=state, text=text, tolerates_failures=tolerates, warning=warning)
 
 
 def _state(status: Status) -> State:
@@ -93,6 +94,17 @@ def _summary(status: Status, tolerates: int) -> str:
         return f"{leads}, {connected}"
     advice = ADD_A_THIRD if len(voters) == 2 else ""
     return f"{leads}, {connected}, tolerates {tolerates} failure{'' if tolerates == 1 else 's'}{advice}"
+
+
+def _both_needed(status: Status) -> str:
+    """The warning for two voting members; empty for another number."""
+    if len(_voters(status)) != 2:
+        return ""
+    learners = ", ".join(member.id for member in status.members if not member.voter)
+    advice = "add a third manager with `warren-raft members add ID=HOST:PORT`"
+    if learners:
+        advice = f"{learners} does not vote before it has caught up"
+    return f"both voting members are needed for a majority: if one is lost, no write is acknowledged; {advice}"
 
 
 def _problems(status: Status) -> str:
