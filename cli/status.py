@@ -174,15 +174,27 @@ def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:
 
 
 def print_members(members: Sequence[Mapping[str, object]], *, wide: bool) -> None:
-    """Prints the members, and whether the manager is connected to each of them."""
+    """Prints the members, whether the manager is connected to each of them, and if not, why."""
     print_table(MEMBER_COLUMNS, [[member[name] for name in MEMBER_COLUMNS] for member in members], wide=wide)
+    _print_link_problems(members)
 
 
 def print_cluster(members: Sequence[Mapping[str, object]], *, wide: bool) -> None:
     """Prints the last report of each member, and why a member that keeps up may show a lag."""
     print_table(CLUSTER_COLUMNS, [_cluster_row(member) for member in members], wide=wide)
+    _print_link_problems(members)
     if any(member["connected"] and member["lag_entries"] for member in members):
         say(f"\n{LAG_NOTE}")
+
+
+def _print_link_problems(members: Sequence[Mapping[str, object]]) -> None:
+    """Prints a line for each member without a link of which the reason is known."""
+    problems = [(member["id"], member.get("link_problem")) for member in members]  # an earlier release tells no reason
+    lines = [f"no link with {id_}: {why}" for id_, why in problems if why]
+    if lines:
+        click.echo()
+    for line in lines:
+        print_text(one_line(line), indent=len("no link "))
 
 
 def _cluster_row(member: Mapping[str, Any]) -> list[object]:

@@ -187,6 +187,9 @@ class MemberStatus(Result):
     level_max: int | None
     """The highest level of the command set that it reads; None: this manager has no link to it now."""
     alarms: tuple[MemberAlarm, ...] | None
+    link_problem: str | None = None
+    """Why the last attempt of this manager to make a link with it failed, for people; None: there is a link, or it is
+    not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from cli_support import Ran, StartManager, free_addresses
 
 from warren_raft.results import BackupCommandStatus, BackupStatus
 from warren_raft_cli.main import run
-from warren_raft_cli.status import print_status
+from warren_raft_cli.status import print_cluster, print_members, print_status
 
 WAIT_SECONDS = 60
 IDS = ("m1", "m2", "m3")
@@ -206,3 +206,17 @@ def test_it_says_which_process_answers_and_since_when(status: Status, manager: P
     lines = dict(line.split(maxsplit=1) for line in status("--data-dir", manager).out.splitlines() if " " in line)
     assert re.fullmatch(r"\d+[smhd]", lines["uptime"])
     assert lines["pid"] == str(first["pid"])
+
+
+def test_the_reason_why_there_is_no_link_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """(Pins a report: a manager that refused the certificate of another one said so in its log only.)"""
+    usual: dict[str, Any] = dict.fromkeys(("contact_age_seconds", "applied_index", "lag_entries", "disk_free_bytes"))
+    usual |= dict.fromkeys(("database_bytes", "version", "level_max", "alarms"))
+    usual |= {"address": "h:1", "connected": False, "voter": True, "leader": False}
+    why = "we refuse it: the certificate has expired"
+    members = [usual | {"id": "m1", "connected": True, "link_problem": None}, usual | {"id": "m2", "link_problem": why}]
+    for show in (print_members, print_cluster):
+        show(members, wide=False)
+        assert capsys.readouterr().out.endswith(f"\n\nno link with m2: {why}\n")
+        show([usual | {"id": "m2"}], wide=False)
+        assert "no link" not in capsys.readouterr().out, "a manager of an earlier release tells no reason"

@@ -281,6 +281,9 @@ def test_a_link_that_is_up_stays_when_its_certificate_expires(
         c = await stage.node("m3", PATIENT, credentials=authority.credentials(tmp_path, "m3"))
         c.transport.set_peers({"m2": (b.address,)})
         await until(lambda: any("has expired" in why for _, why in c.told("dial refused")))
+        await until(lambda: c.told("certificate refused"))
+        who, code, text = c.told("certificate refused")[0]
+        assert (who, code, text.startswith("the certificate has expired: it is valid from")) == ("m2", "expired", True)
         assert not c.told("up")
         await is_unharmed(a, b)
 
@@ -520,7 +523,7 @@ def test_who_answers_in_the_place_of_another_and_refuses_is_known(authority: Aut
         a, b = await tls_pair(stage, authority, tmp_path)
         b.judge = lambda hello: Refusal("other-cluster", f"{hello['node_id']} belongs to another cluster")
         a.transport.set_peers({"m9": (b.address,)})
-        await until(lambda: ("m9", "m2 does") in a.told("dial refused"))
+        await until(lambda: ("m9", "m2 answers there") in a.told("dial refused"))
         assert ("m2", "other-cluster", "m1 belongs to another cluster") in a.told("refused")
 
     scene()

@@ -101,7 +101,7 @@ class Node:
             on_message=self._message,
             on_arriving=lambda peer_id, link, term: self.events.append(("arriving", peer_id, link, term)),
             on_refused=self._refused,
-            on_not_reached=lambda who, why: self.events.append(("dial refused", who, why)),
+            on_not_reached=self._not_reached,
             random=random.Random(1),
             timing=timing,
             credentials=credentials,
@@ -119,6 +119,11 @@ class Node:
     def _refused(self, who: str, refusal: Refusal, identity: Identity | None) -> None:
         self.refused_by[who] = identity
         self.events.append(("refused", who, refusal.code, refusal.text))
+
+    def _not_reached(self, who: str, why: str, refusal: Refusal | None) -> None:
+        self.events.append(("dial refused", who, why))
+        if refusal is not None:
+            self.events.append(("certificate refused", who, refusal.code, refusal.text))
 
     def _down(self, peer_id: str, link: int, end: LinkEnd) -> None:
         assert self.current.pop(peer_id) == link, "down is reported once, for the link that was up"
@@ -1372,7 +1377,7 @@ async def test_a_peer_with_several_addresses_is_found_at_whichever_it_has(stage:
     a.transport.set_peers({"m2": (f"{HOST}:{free_port()}", other.address, b.address)})
     await linked(a, b)
     assert [peer for peer, *_ in a.told("up")] == ["m2"]
-    assert set(a.told("dial refused")) == {("m2", NOTHING_LISTENS), ("m2", "m3 does")}
+    assert set(a.told("dial refused")) == {("m2", NOTHING_LISTENS), ("m2", "m3 answers there")}
     assert not other.told("up")
 
 

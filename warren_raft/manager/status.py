@@ -124,6 +124,7 @@ def members_of(
                 version=None if report is None else report.version,
                 level_max=engine.level_max_of(member),
                 alarms=None if report is None else _alarms(report),
+                link_problem=engine.link_problem(member.id) or None,
             )
         )
     return tuple(members)

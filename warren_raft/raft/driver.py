@@ -309,7 +309,7 @@ class Driver(Generic[W]):
             on_message=self._received,
             on_arriving=lambda peer, link, term: self._take(Arriving(peer, link, term)),
             on_refused=lambda peer, refusal, identity: self._take(Refused(peer, refusal, identity)),
-            on_not_reached=lambda peer, why: self._take(NotReached(peer, why)),
+            on_not_reached=lambda peer, why, refusal: self._take(NotReached(peer, why, refusal)),
             random=Random(),  # noqa: S311 - spreads redials; nothing secret
             credentials=self._credentials,
             flushes_itself=False,

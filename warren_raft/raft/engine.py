@@ -177,8 +177,9 @@ class Engine(Readings):
                     applied_index=self._context.machine.applied_index,
                     is_leaving=self._settling.is_leaving,
                 )
-            case NotReached(peer, why):
+            case NotReached(peer, why, refusal):
                 self._roster.guests.not_reached(peer, why)
+                self._refusals.not_reached(peer, why, refusal)
             case ChangeWanted() | TransferWanted():
                 self._requests.ask(event)
             case Worked(work, result, error):

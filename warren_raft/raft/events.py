@@ -65,10 +65,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class NotReached:
-    """No manager, or another manager, answered at the address of a peer."""
+    """No manager, or another manager, answered at the address of a peer, or the TLS handshake with it failed.
+    `refusal`: this manager does not accept the certificate of the peer."""
 
     peer: str
     why: str
+    refusal: Refusal | None = None
 
 
 @constant

@@ -180,6 +180,10 @@ class Readings:
         """Seconds since the member was last heard; None: not since this manager started."""
         return self._roster.contact_age(member_id, now)
 
+    def link_problem(self, member_id: str) -> str:
+        """Why the last attempt to make a link with a member failed; empty: there is a link, or it is not known."""
+        return self._roster.link_problem(member_id)
+
     # Health ------------------------------------------------------------------------------------------------------
 
     @property

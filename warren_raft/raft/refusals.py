@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Final
 
 from warren_raft.alarms import AlarmName
-from warren_raft.certificates.identity import Identity
+from warren_raft.certificates.identity import LOCAL_TRUST_DOMAIN, Identity
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import entries
 from warren_raft.raft.context import Context
@@ -49,6 +49,14 @@ OTHERS_NAMED: Final = 4
 the places of members stay free."""
 LEAVING_SECONDS: Final = 10.0
 """A manager that was removed while it ran hears that within this time, and stops. It is no matter for an operator."""
+
+
+_RENEW: Final = dict.fromkeys(
+    ("expired", "not_yet_valid"),
+    "; if both clocks are right, type on the CA's host: warren-raft cert issue {id} --ca DIR; and on the host of {id}: "
+    "warren-raft cert renew {id}.join --data-dir DIR",
+)
+"""Code of a refusal of a certificate -> the advice."""
 
 
 class Removed(RefusedForSafety):
@@ -97,6 +105,7 @@ class Refusals:
         if identity is not None and not self._roster.is_revoked(identity):
             self._note_foreign(identity.node_id, refusal)
         self._roster.guests.refused(peer, refusal.text)
+        self._roster.no_link(peer, f"this manager refuses it: {refusal.text}")
         if peer not in self._roster.members or refusal.code == REMOVED:
             self._judged_other(peer, refusal, identity, now)
             return
@@ -138,6 +147,7 @@ class Refusals:
         """
         self._roster.guests.refused(peer, refusal.text)
         if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
+            self._roster.no_link(peer, f"it refuses this manager: {refusal.text}")
             if peer in self._roster.members:
                 self._refused_by[peer] = self._context.now, refusal.text
             self._note("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
@@ -148,6 +158,14 @@ class Refusals:
             if is_leaving or self._log_removes_us(applied_index) or self._are_enough(self._removed_by):
                 raise removed(self._roster)
         self._note_foreign(peer, refusal)
+
+    def not_reached(self, peer: str, why: str, refusal: Refusal | None) -> None:
+        """A dial of a peer failed. `refusal`: this manager does not accept the peer's certificate."""
+        self._roster.no_link(peer, why)
+        if refusal is None or peer not in self._roster.members or self._roster.connected(peer):
+            return
+        advice = _RENEW.get(refusal.code, "").format(id=peer) if self._roster.trust_domain != LOCAL_TRUST_DOMAIN else ""
+        self._note("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}{advice}")
 
     def why_refused(self, peers: Collection[str]) -> str:
         """A sentence about those of the peers that refuse this manager now; empty if none does."""

@@ -92,6 +92,8 @@ class Roster:
         """Log.position of the founding record; 0: the record was durable at the start."""
         self._heard_at: dict[str, float] = {}
         """Peer without a link -> when its last message arrived."""
+        self._link_problems: dict[str, str] = {}
+        """Member without a link -> why the last attempt to make one failed."""
         self.founding: Founding | None = None
         self.origin = ""
         """The cluster id that this directory was restored with; "": it was not restored."""
@@ -182,6 +184,16 @@ class Roster:
         link = self.links.get(peer)
         heard_at = self._heard_at.get(peer) if link is None else link.heard_at
         return 0.0 if peer == self.node_id else None if heard_at is None else max(0.0, now - heard_at)
+
+    def no_link(self, peer: str, why: str) -> None:
+        """Note why an attempt to make a link with a member failed, for people."""
+        if peer in self.members and not self.connected(peer):
+            self._link_problems[peer] = why
+
+    def link_problem(self, peer: str) -> str:
+        """Why the last attempt to make a link with a member failed; empty if there is a link, or if that is not known.
+        For any thread."""
+        return "" if self.connected(peer) else self._link_problems.get(peer, "")
 
     # Changes of the list -----------------------------------------------------------------------------------------
 
@@ -322,6 +334,7 @@ class Roster:
 
     def link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None, now: float) -> None:
         self.links[peer] = Link(number, hello, identity, heard_at=now, since=now)
+        self._link_problems.pop(peer, None)
         self._heard_at.pop(peer, None)
         self._hear(peer, hello.incarnation, hello.address)
 
@@ -347,6 +360,7 @@ class Roster:
         before = self.members
         self._choose_list()
         self.book.members_changed(before, self.members)
+        self._link_problems = {id_: why for id_, why in self._link_problems.items() if id_ in self.members}
         self._hear_again()
 
     def _hear_again(self) -> None:

@@ -107,9 +107,10 @@ class Watch:
         is_lost = f"if it is lost for good, type: warren-raft members remove {member.id}"
         if not has_quorum:  # no member can be removed
             is_lost = f"if a majority is lost for good, {RECOVERY}"
+        why = self._roster.link_problem(member.id)
         return (
-            f"{self._node_id} has no link with {member.id} at {member.address}, {heard}; start {member.id}, or look at "
-            f"the network between the two; {is_lost}"
+            f"{self._node_id} has no link with {member.id} at {member.address}, {heard}{f' ({why})' if why else ''}; "
+            f"start {member.id}, or look at the network between the two; {is_lost}"
         )
 
     def _peer_behind(self, peer: str, heard: Heard) -> str:
@@ -136,10 +137,11 @@ class Watch:
             if not away or leader in roster.voters - set(away):
                 return f"no write can be acknowledged: {who}, although {seen}; {disks}"
             refusals = [each.text for each in self._alarms.active if each.name in REFUSALS and each.subject in away]
+            problems = [f"no link with {id_}: {why}" for id_ in away if (why := roster.link_problem(id_))]
             unknown = f"if so, the log says why there is no link, under 'link not made'; if not, {disks}"
             return (
                 f"no write can be acknowledged: no leader is heard, although {seen}; {_ids(away)} may lead: "
-                f"{'; '.join(refusals[:TEXT_IDS]) or unknown}"
+                f"{'; '.join((refusals or problems)[:TEXT_IDS]) or unknown}"
             )
         return f"no write can be acknowledged: {seen}; start {_ids(away)}; if they are lost for good, {RECOVERY}"
 

@@ -389,10 +389,12 @@ def test_a_member_that_is_not_started_is_not_added() -> None:
     assert answer.text == f"m4 does not answer at {JOINER}; start m4 there, on an empty data directory"
     cluster.run_until(lambda: leader.dialed.get("m4") == (JOINER,))
     assert voters(cluster, leader.id) == ["m1", "m2", "m3"]
-    leader.events.append(NotReached("m4", "m5 does"))
+    leader.events.append(NotReached("m4", "m5 answers there"))
     cluster.turn()
     answer = cluster.ask(leader.id, ADD, "m4", JOINER)
-    assert answer.text == f"m4 does not answer at {JOINER}: m5 does; start m4 there, on an empty data directory"
+    assert (
+        answer.text == f"m4 does not answer at {JOINER}: m5 answers there; start m4 there, on an empty data directory"
+    )
     other = "127.0.0.1:7111"
     answer = cluster.ask(leader.id, ADD, "m4", other)
     assert answer.text == f"m4 does not answer at {other}; start m4 there, on an empty data directory", (

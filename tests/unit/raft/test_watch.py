@@ -11,7 +11,7 @@ from tests.engine_harness import EPOCH, Cluster, Full, Node
 from tests.list_machine import ListMachine
 from warren_raft.alarms import Alarm
 from warren_raft.raft.changes import WAIT
-from warren_raft.raft.events import Received, Refused
+from warren_raft.raft.events import NotReached, Received, Refused
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.watch import AWAY_SECONDS, BEHIND_SECONDS, NO_QUORUM_SECONDS
 
@@ -117,6 +117,50 @@ def test_a_manager_that_has_no_link_with_the_leader_names_it(is_refused: bool) -
         assert (
             "if so, the log says why there is no link, under 'link not made'; if not, look at the disks" in found.text
         )
+
+
+def test_a_member_whose_certificate_is_refused_is_named_with_the_reason_and_the_commands() -> None:
+    """(Pins a report: a follower that refused the expired certificate of the leader said so in its log only.)"""
+    cluster, leader, (one, _) = started()
+    node = cluster.nodes[one]
+    cluster.part(one, leader)
+    text = "the certificate has expired: it is valid from A to B, and the clock of the manager that checked it says C"
+    for _ in range(2 * int(AWAY_SECONDS)):
+        node.events.append(NotReached(leader, f"we refuse it: {text}", Refusal("expired", text)))
+        cluster.run(1)
+    assert node.engine.link_problem(leader) == f"we refuse it: {text}"
+    found = alarm(node, "member-not-let-in", leader)
+    assert found is not None
+    assert found.text.startswith(f"{leader} is not let in: {text}; if both clocks are right, type on the CA's host: ")
+    assert f"warren-raft cert renew {leader}.join" in found.text
+    lost = alarm(node, "no-quorum")
+    assert lost is not None
+    assert text in lost.text
+    assert alarm(node, "member-away", leader) is None
+    cluster.heal()
+    cluster.run_until(lambda: node.engine.is_connected(leader))
+    assert node.engine.link_problem(leader) == ""
+    cluster.run(1)
+    assert alarm(node, "member-not-let-in", leader) is None
+
+
+def test_a_member_that_is_away_is_named_with_the_reason_of_the_last_attempt() -> None:
+    cluster, leader, (away, _) = started()
+    node = cluster.nodes[leader]
+    cluster.crash(away)
+    for _ in range(2 * int(AWAY_SECONDS)):
+        node.events.append(NotReached(away, "nothing listens there"))
+        cluster.run(1)
+    found = alarm(node, "member-away", away)
+    assert found is not None
+    assert f" s ago (nothing listens there); start {away}, or look at the network" in found.text
+    assert node.engine.link_problem(away) == "nothing listens there"
+    node.events.append(NotReached("m9", "nothing listens there"))
+    cluster.run(1)
+    assert node.engine.link_problem("m9") == "", "it is no member"
+    cluster.change(leader, "remove", away)
+    cluster.run(1)
+    assert node.engine.link_problem(away) == ""
 
 
 # Away ----------------------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ ACCEPT_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.25
 """The interval at which deadlines are checked."""
 JOIN_SECONDS: Final = 5.0
+WE_REFUSE: Final = "we refuse it: "
 
 
 _PROTOCOL_VERSION_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x46"
@@ -66,11 +67,14 @@ the reason."""
 class HandshakeFailed(OSError):
     """A dial connected, but the peer did not prove its identity."""
 
-    def __init__(self, text: str, *, refused: str | None = None) -> None:
+    def __init__(self, text: str, *, refused: str | None = None, refuses: str | None = None) -> None:
         super().__init__(text)
         self.refused = refused
         """The code of the refusal if the peer does not accept us. None: we do not accept the peer, or the connection
         ended."""
+        self.refuses = refuses
+        """The code of the refusal if we do not accept the peer's certificate, although it is of our CA: the text begins
+        with WE_REFUSE. None: it is another failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +373,7 @@ class Handshakes:
             identity = credentials.identity_of(one.session, time.time())
         except NotAccepted as error:
             self._send(one, one.session.write(encode({"type": "refused", "code": error.code, "text": str(error)})))
-            self._fail(one, f"we refuse it: {error}")
+            self._fail(one, f"{WE_REFUSE}{error}", refuses=error.code)
             return
         if one.dial is None and not self._identities.take(identity.node_id, time.monotonic()):
             self._fail(one, f"{identity.node_id} connects more than {IDENTITY_PER_SECOND:g} times a second")
@@ -407,10 +411,10 @@ class Handshakes:
                 except OSError:  # as in _begin
                     self._accept_later(listener)
 
-    def _fail(self, one: _Unfinished, text: str, *, refused: str | None = None) -> None:
+    def _fail(self, one: _Unfinished, text: str, *, refused: str | None = None, refuses: str | None = None) -> None:
         if one.dial is None:
             self._report(one.peer, text)
-        self._end(one, HandshakeFailed(text, refused=refused))
+        self._end(one, HandshakeFailed(text, refused=refused, refuses=refuses))
 
     def _report(self, peer: Peer, text: str) -> None:
         """Log that a handshake has failed. The same failure from another port of the same host is not logged again."""

@@ -36,7 +36,7 @@ from warren_raft.raft.links.connection import (
     LinkEnd,
     Timing,
 )
-from warren_raft.raft.links.handshakes import Greeted, HandshakeFailed, Handshakes
+from warren_raft.raft.links.handshakes import WE_REFUSE, Greeted, HandshakeFailed, Handshakes
 from warren_raft.raft.links.link_log import LinkLog
 from warren_raft.raft.links.wire import (
     HANDSHAKE_MESSAGE_BYTES,
@@ -103,7 +103,8 @@ class Transport:
       loop.
     - `judge(hello, identity)` is asked about every peer that passed the transport's own checks.
     - `on_refused(peer_id_or_address, refusal, identity)`: a peer refuses us. `identity` is None if it is not known.
-    - `on_not_reached(peer_id, why)`: at a peer's address nothing listens (ECONNREFUSED), or another manager does.
+    - `on_not_reached(peer_id, why, refusal)`: a dial of a peer failed: nothing listens there, another manager does, or
+      the handshake of TLS failed. `refusal`: this manager does not accept the certificate; else None.
     - `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that claims to lead this term (0:
       the message claims no term).
     """
@@ -120,7 +121,7 @@ class Transport:
         on_message: Callable[[str, int, Message], None],
         on_arriving: Callable[[str, int, int], None],
         on_refused: Callable[[str, Refusal, Identity | None], None],
-        on_not_reached: Callable[[str, str], None],
+        on_not_reached: Callable[[str, str, Refusal | None], None],
         random: Random,
         timing: Timing | None = None,
         credentials: Credentials | None = None,
@@ -315,7 +316,7 @@ class Transport:
         self._on_refused(who, refusal, identity)
         if connection.expected_id not in (None, who):  # a refused dialler gets no hello, which would name the manager
             assert connection.expected_id is not None
-            self._on_not_reached(connection.expected_id, f"{who} does")
+            self._on_not_reached(connection.expected_id, f"{who} answers there", None)
 
     def ended(self, connection: Connection) -> None:
         """A connection has ended. Forget its link now. Report the end in the next turn of the loop, when no caller is
@@ -408,15 +409,15 @@ class Transport:
         reason = os.strerror(error.errno) if error.errno else str(error) or "no answer"
         where = format_address(place)
         self._say(peer_id, logging.INFO, "peer not reached", reason, peer=peer_id, address=where)
-        if isinstance(error, ConnectionRefusedError):
-            self._on_not_reached(peer_id, NOTHING_LISTENS)
+        self._on_not_reached(peer_id, NOTHING_LISTENS if isinstance(error, ConnectionRefusedError) else reason, None)
 
     def _greeting_failed(self, peer_id: str, place: Place, error: HandshakeFailed) -> None:
         where, text = format_address(place), str(error)
         self._say(peer_id, logging.WARNING, "link not made", text, peer=peer_id, address=where)
         if error.refused is not None:
             self._on_refused(peer_id, Refusal(error.refused, text), None)
-        self._on_not_reached(peer_id, text)
+        refusal = None if error.refuses is None else Refusal(error.refuses, text.removeprefix(WE_REFUSE))
+        self._on_not_reached(peer_id, text, refusal)
 
     def _know(self, peer_id: str, host: str) -> None:
         """Remember the host of a peer, so that connections from there do not wait for those of strangers."""
@@ -445,7 +446,7 @@ class Transport:
         if connection.expected_id not in (None, claimed):
             text = f"the manager at {connection.address} is {claimed}, not {connection.expected_id}"
             if connection.expected_id is not None:
-                self._on_not_reached(connection.expected_id, f"{claimed} does")
+                self._on_not_reached(connection.expected_id, f"{claimed} answers there", None)
             return Refusal(WRONG_NODE, text)
         guests = self._links.keys() - self._dialers.keys()
         if len(guests) >= MAX_GUESTS and claimed not in guests and claimed not in self._dialers:
