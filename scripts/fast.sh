@@ -20,5 +20,8 @@ has_room_in_memory() {
 if [[ -z ${TMPDIR-} ]] && has_room_in_memory 2>/dev/null; then
     export TMPDIR=/dev/shm
 fi
-# For a part of the time these tests wait for a process: one more at a time than there are processors.
-exec scripts/test.sh -q -n $(($(nproc) + 1)) --dist worksteal -m "not slow" --hypothesis-profile quick tests/unit tests/model "$@"
+# For a part of the time these tests wait: for a process, a deadline, another thread. So there are twice as many workers as
+# processors. pytest starts a thread before each test that would print all stacks late in a hanging one: a twentieth of the
+# time of short tests. pytest-timeout prints the stacks too, without a thread.
+exec scripts/test.sh -q -n $((2 * $(nproc))) --dist worksteal -m "not slow" --hypothesis-profile quick -o faulthandler_timeout=0 \
+    tests/unit tests/model "$@"

@@ -278,6 +278,7 @@ for store in (wr.LocalStore({str(tmp_path / "s")!r}), opened(Path({str(tmp_path)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_nothing_blocks_the_loop_without_a_leader(leaderless: wr.ReplicatedStore) -> None:
     """Every call waits for two seconds. If one of them blocked the loop, there would be no turns meanwhile."""
 

@@ -180,6 +180,7 @@ def test_a_manager_names_the_process_and_its_age_and_stops_when_it_is_over(
         wait_until(lambda: not store.alarms, "the end of the alarm")
 
 
+@pytest.mark.slow
 def test_a_manager_names_no_process_that_has_died(tmp_path: Path, other: Callable[[], Other]) -> None:
     """(Pins a fault: it named it until the next checkpoint, when the process id may be that of another process.)"""
     with wr.ReplicatedStore(alone(tmp_path / "m1", checkpoint_interval_seconds=3600)) as store:

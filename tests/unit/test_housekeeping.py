@@ -47,6 +47,7 @@ def test_a_membership_change_that_nobody_was_asked_for_was_not_made(tmp_path: Pa
         assert str(caught.value) == "there is no leader: warren-raft status shows the reason; nothing was changed"
 
 
+@pytest.mark.slow
 def test_a_closed_manager_has_no_alarms(tmp_path: Path) -> None:
     """(Pins a bug: `cluster-not-formed` stayed for ever, although nothing watched any more.)"""
     with ReplicatedStore(alone(tmp_path, {"m2": "127.0.0.1:1"})) as store:
@@ -74,6 +75,7 @@ def test_a_backup_directory_that_hangs_does_not_keep_a_manager_from_closing(
     server_is_back.set()
 
 
+@pytest.mark.slow
 def test_a_backup_directory_that_hangs_is_an_alarm_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread of the backups hangs, so another thread has to say that no backup is made."""
     server_is_back = threading.Event()
@@ -93,6 +95,7 @@ def test_a_backup_directory_that_hangs_is_an_alarm_in_time(tmp_path: Path, monke
         server_is_back.set()
 
 
+@pytest.mark.slow
 def test_a_disk_that_hangs_in_a_checkpoint_too_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """(Pins a fault: the thread that looks for a hanging sync of the log writes the state back to the same disk, so it
     hung there, and there was no alarm `disk-slow`, and none of the other alarms that need no disk.)"""

@@ -174,6 +174,7 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[wr.Sto
         yield store
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_be_stored_keeps_no_other_node_from_its_change(
     any_store: wr.Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -203,6 +203,7 @@ def test_a_natural_loop_with_random_ids_is_right(name: str) -> None:
     simulate(NATURAL[name], setup=setup, check=all_there, always=never_too_many, seeds=range(SEEDS // 2), steps=SEEDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planted", "names"),
     [
@@ -344,6 +345,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
         assert output.splitlines() == failure.schedule
 
 
+@pytest.mark.slow
 def test_a_failure_says_how_it_came_to_pass() -> None:
     failure = found_somewhere()
     assert failure.reason == "AssertionError: never_too_many returned False"
@@ -594,6 +596,7 @@ def test_a_coroutine_function_is_a_program_too() -> None:
     assert [each.name for each in threading.enumerate() if "simulated" in each.name] == []
 
 
+@pytest.mark.slow
 def test_the_writes_of_a_loop_are_carried_out_in_their_order() -> None:
     async def program(store: wr.Store) -> None:
         await store.aio.wait_ready()
@@ -626,6 +629,7 @@ def test_the_writes_of_a_loop_are_carried_out_in_their_order() -> None:
     assert met["writes"] > 100
 
 
+@pytest.mark.slow
 def test_a_cancelled_write_is_dropped_or_carried_out_and_the_loop_goes_on() -> None:
     async def program(store: wr.Store) -> None:
         while True:

@@ -143,6 +143,7 @@ def test_all_are_woken_at_the_end() -> None:
         assert len(awake(sleepers)) == 10
 
 
+@pytest.mark.slow
 def test_threads_with_deadlines_of_any_length_keep_nobody_asleep() -> None:
     """Deadlines and wakes meet at random moments. `look` is never called."""
     lots = random.Random(1)

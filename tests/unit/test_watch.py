@@ -198,6 +198,7 @@ def test_take_gives_whole_revisions(store: wr.LocalStore) -> None:
         assert watch.take(0.01) == []
 
 
+@pytest.mark.slow
 def test_a_change_is_seen_by_a_watch_that_began_before_it(store: wr.LocalStore) -> None:
     """From when `watch` returns, whatever the hub's thread does meanwhile: it may be starting, or ending."""
     for number in range(200):

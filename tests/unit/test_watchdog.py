@@ -289,6 +289,7 @@ class HangingHandler(logging.Handler):
         self.let_go.wait(3 * DEADLINE)
 
 
+@pytest.mark.slow
 def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) -> None:
     """The watchdog, and the code that closes the store, must not wait for the same lock."""
     let_go = threading.Event()

@@ -373,6 +373,7 @@ def test_the_callers_own_fault_is_raised(tmp_path: Path) -> None:
             store.batch(wait=False, timeout=-1)
 
 
+@pytest.mark.slow
 def test_a_callback_that_takes_long_costs_no_leadership(tmp_path: Path) -> None:
     with replicated(tmp_path) as store:
         store.wait_ready(DEADLINE)
