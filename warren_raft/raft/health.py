@@ -43,12 +43,17 @@ class Health:
         self.clocks: Final = Clocks(context.node_id, context.alarms)
         self._told_at = -1e9
         self._claims: dict[str, dict[int, bytes]] = {}
+        self._claimed_at: dict[str, float] = {}
+        """Peer -> when its last report with a digest came."""
         self._low: dict[str, bool] = {}
         self._full: dict[str, bool] = {}
         self._disagreed_at: dict[str, int] = {}
         """Peer -> the newest index at which its digest differs from ours, until the two agree at a later index."""
         self.compared: dict[str, int] = {}
         """Peer -> the newest index at which its digest equals ours. A peer that is missing here was never equal."""
+        self.agreed_at: dict[str, float] = {}
+        """Peer -> when its last report came with a digest that is equal to ours. A peer whose digest differs now is
+        missing."""
         self.reports: dict[str, Heard] = {}
         """Peer -> its last report, also if its link is down."""
 
@@ -104,6 +109,8 @@ class Health:
         self.clocks.receive(peer, report.time_ms)
         claims = self._claims.setdefault(peer, {})
         claims.update(message.digests)
+        if message.digests:
+            self._claimed_at[peer] = now
         for index in sorted(claims)[:-CLAIMS_KEPT]:
             del claims[index]
         self._low[peer] = message.low
@@ -111,7 +118,7 @@ class Health:
 
     def _forget_removed(self) -> None:
         members = self._roster.members
-        known: tuple[dict[str, Any], ...] = (self.reports, self._disagreed_at, self.compared)
+        known: tuple[dict[str, Any], ...] = (self.reports, self._disagreed_at, self.compared, self.agreed_at)
         for of_peers in known:
             for peer in of_peers.keys() - members.keys():
                 del of_peers[peer]
@@ -119,13 +126,14 @@ class Health:
 
     def link_down(self, peer: str) -> None:
         """Forget the peer's digests and space: after its link was down it may have another state."""
-        for known in (self._claims, self._low, self._full):
+        for known in (self._claims, self._claimed_at, self._low, self._full):
             known.pop(peer, None)
         self.clocks.forget(peer)
 
     def state_changed(self) -> None:
         """Our own state was replaced: all comparisons must be made again."""
         self.compared.clear()
+        self.agreed_at.clear()
         self._disagreed_at.clear()
         self._alarms.clear_others("state-differs")
 
@@ -149,6 +157,8 @@ class Health:
         if index >= self._disagreed_at.get(peer, index + 1):
             del self._disagreed_at[peer]
             self._alarms.clear_alarm("state-differs", peer)
+        if peer not in self._disagreed_at:
+            self.agreed_at[peer] = self._claimed_at[peer]
 
     def _judge(self, index: int, mine: bytes, differing: set[str], claims: dict[str, bytes]) -> bool:
         if not differing:
@@ -160,6 +170,7 @@ class Health:
             if index < self._disagreed_at.get(peer, self.compared.get(peer, 0) + 1):
                 continue  # a later index was compared already
             self._disagreed_at[peer] = index
+            self.agreed_at.pop(peer, None)
             if majority is None:
                 verdict = "it is not known yet which of the two states is right"
             elif claims[peer] == majority:
