@@ -65,7 +65,10 @@ class Standing:
 class Elections:
     """Timer and pre-vote of one manager. Not thread-safe; for the raft thread or a simulator only."""
 
-    def __init__(self, node_id: str, *, timeout_seconds: float, random: Random, now: float, outbox: Outbox) -> None:
+    def __init__(
+        self, node_id: str, *, timeout_seconds: float, random: Random, now: float, outbox: Outbox, is_alone: bool = False
+    ) -> None:
+        """`is_alone`: this manager is the only voter, so it need not wait for a leader that it might hear."""
         self._node_id = node_id
         self._timeout = timeout_seconds
         self._random = random
@@ -86,7 +89,7 @@ class Elections:
         self.why = STARTED
         """Why there is no leader to follow. A campaign gives it as its reason."""
         # No leader is known yet. If there is one, a pre-vote does it no harm.
-        self.deadline = now + START_FRACTION * self._draw()
+        self.deadline = now if is_alone else now + START_FRACTION * self._draw()
 
     def _draw(self) -> float:
         """Between one and two timeouts (Raft 5.2): so wide a range that usually one manager is a candidate alone."""
@@ -111,9 +114,10 @@ class Elections:
             soon = now + LINK_LOST_MIN_SECONDS + span * self._random.random()
             self.deadline = min(self.deadline, soon)
 
-    def founded(self, now: float) -> None:
-        """The initial members have met: there is no leader to wait for."""
-        self.deadline = min(self.deadline, now + FOUNDED_MAX_SECONDS * self._random.random())
+    def founded(self, now: float, *, is_alone: bool) -> None:
+        """The initial members have met: there is no leader to wait for, and no other candidate if this manager
+        `is_alone`."""
+        self.deadline = now if is_alone else min(self.deadline, now + FOUNDED_MAX_SECONDS * self._random.random())
 
     def became_leader(self) -> None:
         """We lead now. Forget the leader before us: when we do not lead any more, we must not wait for it."""
@@ -180,6 +184,8 @@ class Elections:
             # Our last vote request, or our vote, waits for the disk and has not left yet. Another campaign would take
             # it back before any peer could answer. With syncs as long as our timeout, no leader was ever elected.
             return False
+        if not standing.may_campaign and standing.voters == {self._node_id}:
+            return False  # it campaigns as soon as it may
         self.deadline = now + self._draw() * RETRY_FRACTION
         if not standing.may_campaign:
             return False

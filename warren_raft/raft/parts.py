@@ -50,6 +50,7 @@ class Parts:
             random=context.random,
             now=context.now,
             outbox=context.outbox,
+            is_alone=context.is_alone,
         )
         self.submitter = Submitter(context.outbox, settings.large_bytes)
         self.held = HeldEntries(self.submitter.lent)

@@ -244,4 +244,4 @@ class Peers:
             self._follow_voters()
             for peer in sorted(self._roster.links):
                 self._connect_core(peer)
-            self._elections.founded(self._context.now)
+            self._elections.founded(self._context.now, is_alone=self._context.is_alone)

@@ -523,6 +523,18 @@ def test_only_the_managers_that_can_win_take_leadership_over() -> None:
 # Votes ---------------------------------------------------------------------------------------------------------------
 
 
+def test_the_only_voter_waits_for_nobody() -> None:
+    """It has nobody to hear and nobody to split the vote with."""
+    cluster = Cluster(("m1",))
+    for start in range(3):
+        since = cluster.now
+        cluster.wait_ready()
+        assert cluster.now - since < 0.1
+        cluster.write("m1", str(start))
+        cluster.crash("m1")
+        cluster.start("m1")
+
+
 def test_each_voter_counts_once() -> None:
     """Stock counts votes without looking at their senders (hole 6). Two votes of one voter are one vote, and two of
     five are not a majority."""
