@@ -66,7 +66,7 @@ class Elections:
     """Timer and pre-vote of one manager. Not thread-safe; for the raft thread or a simulator only."""
 
     def __init__(
-        self, node_id: str, *, timeout_seconds: float, random: Random, now: float, outbox: Outbox, is_alone: bool = False
+        self, node_id: str, *, timeout_seconds: float, random: Random, now: float, outbox: Outbox, is_alone: bool
     ) -> None:
         """`is_alone`: this manager is the only voter, so it need not wait for a leader that it might hear."""
         self._node_id = node_id
