@@ -1,4 +1,4 @@
-"""Changes of members as the leader makes them: one at a time, refused if they would lose the quorum.
+"""Changes of members as the leader makes them: one at a time, refused if they would lose the quorum or the right state.
 
 PySyncObj's own guard against two changes at once is dead code, and its changes take effect when they are appended
 (docs/pysyncobj-holes.md, hole 7). Ours are ordinary entries that take effect when they are applied (etcd's scheme). The
@@ -18,6 +18,7 @@ from warren_raft.errors import InvalidConfig
 from warren_raft.raft.address_book import is_address
 from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.guard import Guard
+from warren_raft.raft.health import Health
 from warren_raft.raft.levels import raising, read_by_all
 from warren_raft.raft.membership import (
     ADD,
@@ -67,12 +68,13 @@ class _Wanted:
 class Changes:
     """Decides for the leader which change to propose next. For the raft thread or a simulator only."""
 
-    def __init__(self, context: Context, guard: Guard) -> None:
+    def __init__(self, context: Context, guard: Guard, health: Health) -> None:
         self._context = context
         self._log = context.log
         self._roster = context.roster
         self._core = guard.core
         self._guard = guard
+        self._health = health
         self._recent_seconds = context.settings.election_timeout_seconds
         """A member does not count as alive if its last answer is older. A request that is not repeated within it is
         dropped. A learner does not keep up if its round takes longer."""
@@ -373,7 +375,29 @@ class Changes:
             return Answer(REFUSED, f"{member_id} is the only voting member")
         certificate, *_ = self._certificates_of(member) or (None,)
         change = Change(REMOVE, id=member_id, incarnation=member.incarnation, certificate=certificate)
-        return (self._why_not(rest, member_id) if member.voter else None) or change
+        if not member.voter:
+            return change
+        return self._why_not(rest, member_id) or self._why_not_by_states(rest, member_id) or change
+
+    def _why_not_by_states(self, rest: frozenset[str], member_id: str) -> Answer | None:
+        """Why the removal waits until a state is right again; None: it need not wait. A state is known to be wrong
+        because a majority holds another one, so that majority must stay. A member with the wrong state may go."""
+        wrong, disputed = self._health.wrong_states, self._health.disputed_states
+        sound = rest - wrong - disputed
+        if member_id in wrong | disputed or len(sound) * 2 > len(rest):
+            return None
+        left = f"removing {member_id} would leave {len(sound)} of {len(rest)} voting members with the right state"
+        wait = "wait until the alarm state-differs is cleared"
+        if not wrong:
+            differing = ", ".join(sorted(disputed))
+            return Answer(
+                REFUSED, f"{left}, as far as is known: {differing} and this leader hold different ones; {wait}"
+            )
+        named = ", ".join(sorted(wrong))
+        return Answer(
+            REFUSED,
+            f"{left}: {named} holds a wrong one, which it rebuilds by itself; {wait}, or remove {named} instead",
+        )
 
     # Members that are alive --------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ class Health:
         self._full: dict[str, bool] = {}
         self._disagreed_at: dict[str, int] = {}
         """Peer -> the newest index at which its digest differs from ours, until the two agree at a later index."""
+        self._disputes: dict[str, str] = {}
+        """Peer whose digest differs from ours -> the id whose state is wrong: the peer's or ours; "": nobody knows."""
         self.compared: dict[str, int] = {}
         """Peer -> the newest index at which its digest equals ours. A peer that is missing here was never equal."""
         self.agreed_at: dict[str, float] = {}
@@ -118,7 +120,10 @@ class Health:
 
     def _forget_removed(self) -> None:
         members = self._roster.members
-        known: tuple[dict[str, Any], ...] = (self.reports, self._disagreed_at, self.compared, self.agreed_at)
+        known: tuple[dict[str, Any], ...] = (
+            *(self.reports, self._disagreed_at, self._disputes),
+            *(self.compared, self.agreed_at),
+        )
         for of_peers in known:
             for peer in of_peers.keys() - members.keys():
                 del of_peers[peer]
@@ -135,7 +140,18 @@ class Health:
         self.compared.clear()
         self.agreed_at.clear()
         self._disagreed_at.clear()
+        self._disputes.clear()
         self._alarms.clear_others("state-differs")
+
+    @property
+    def wrong_states(self) -> frozenset[str]:
+        """The managers of which a majority says that their states are wrong; perhaps this one."""
+        return frozenset(self._disputes.values()) - {""}
+
+    @property
+    def disputed_states(self) -> frozenset[str]:
+        """The peers with another state than ours of which nobody knows which of the two states is right."""
+        return frozenset(peer for peer, wrong in self._disputes.items() if not wrong)
 
     # Digests -----------------------------------------------------------------------------------------------------
 
@@ -156,6 +172,7 @@ class Health:
         self.compared[peer] = max(index, self.compared.get(peer, 0))
         if index >= self._disagreed_at.get(peer, index + 1):
             del self._disagreed_at[peer]
+            self._disputes.pop(peer, None)
             self._alarms.clear_alarm("state-differs", peer)
         if peer not in self._disagreed_at:
             self.agreed_at[peer] = self._claimed_at[peer]
@@ -171,6 +188,7 @@ class Health:
                 continue  # a later index was compared already
             self._disagreed_at[peer] = index
             self.agreed_at.pop(peer, None)
+            self._disputes[peer] = "" if majority is None else self._node_id if claims[peer] == majority else peer
             if majority is None:
                 verdict = "it is not known yet which of the two states is right"
             elif claims[peer] == majority:

@@ -67,7 +67,7 @@ class Parts:
         self.barriers = Barriers(context, self.guard.core, self.confirming)
         # What a leader proposes
         self.settling = Settling(context, self.guard)
-        self.changes = Changes(context, self.guard)
+        self.changes = Changes(context, self.guard, self.health)
         self.requests = Requests(context, self.guard, self.changes)
         self.proposing = Proposing(context, self.guard, self.submitter, checks, self.changes, self.requests)
         # Leaders and members

@@ -15,8 +15,8 @@ from tests.list_machine import Held, ListMachine
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft import catchup
 from warren_raft.raft.events import Arriving, Worked
-from warren_raft.raft.membership import ADD
-from warren_raft.raft.messages import SnapshotGet
+from warren_raft.raft.membership import ADD, REMOVE
+from warren_raft.raft.messages import REFUSED, SnapshotGet
 from warren_raft.raft.replacement import Phase
 
 SMALL = 2_000
@@ -288,6 +288,71 @@ def test_the_odd_one_out_rebuilds_its_state() -> None:
     assert cluster.machines[odd].applied[: len(good)] == good
     cluster.run_until(lambda: not any(node.alarm_texts for node in cluster.nodes.values()))
     cluster.check_writes()
+
+
+def test_a_member_with_the_right_state_is_not_removed_while_another_state_is_wrong() -> None:
+    """(Pins a report: the removal left one right and one wrong state, and no majority to tell which is which.)"""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    odd, right = cluster.followers()
+    cluster.run_until(cluster.converged)
+    cluster.nodes[odd].works = False  # it does not rebuild its state yet
+    cluster.machines[odd].applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: "state-differs" in leader.alarm_names)
+    for asked in (leader.id, right):
+        answer = cluster.ask(asked, REMOVE, right)
+        assert answer.state == REFUSED
+        assert answer.text == (
+            f"removing {right} would leave 1 of 2 voting members with the right state: {odd} holds a wrong one, which "
+            f"it rebuilds by itself; wait until the alarm state-differs is cleared, or remove {odd} instead"
+        )
+    cluster.change(leader.id, REMOVE, odd)
+    assert sorted(cluster.members(leader.id)) == sorted([leader.id, right])
+    cluster.check_writes()
+
+
+def test_the_right_member_is_removed_once_the_wrong_state_was_rebuilt() -> None:
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    odd, right = cluster.followers()
+    cluster.run_until(cluster.converged)
+    cluster.machines[odd].applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: "state-differs" in leader.alarm_names)
+    assert cluster.ask(leader.id, REMOVE, right).state == REFUSED
+    cluster.run_until(lambda: not any(node.alarm_texts for node in cluster.nodes.values()))
+    cluster.change(leader.id, REMOVE, right)
+    assert sorted(cluster.members(leader.id)) == sorted([leader.id, odd])
+
+
+def test_a_leader_with_the_wrong_state_removes_no_member_with_the_right_one() -> None:
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    cluster.run_until(cluster.converged)
+    right = cluster.followers()[0]
+    health, changes = leader.engine._health, leader.engine._changes
+    health._disputes = dict.fromkeys(cluster.followers(), leader.id)  # in the moment before it hands over
+    found = changes.request(REMOVE, right, "", leader.engine.applied_index, leader.id)
+    assert (found.state, f"{leader.id} holds a wrong one" in found.text) == (REFUSED, True)
+
+
+def test_one_of_two_members_with_different_states_can_be_removed() -> None:
+    """Nothing tells which of the two states is right, so the operator decides."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    gone, other = cluster.followers()
+    cluster.change(leader.id, REMOVE, gone)
+    cluster.write(leader.id, "a", "b")
+    cluster.run_until(cluster.converged)
+    cluster.machines[other].applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: "state-differs" in leader.alarm_names)
+    cluster.change(leader.id, REMOVE, other)
+    assert sorted(cluster.members(leader.id)) == [leader.id]
 
 
 def test_a_leader_that_is_the_odd_one_out_gives_up_leadership_first() -> None:
