@@ -279,7 +279,10 @@ def test_a_directory_without_a_manager_is_named_with_the_command_that_starts_one
     (tmp_path / "log").mkdir()
     with pytest.raises(NotRunning) as caught:
         AdminClient(tmp_path).status()
-    assert f"is running on {tmp_path}; start it with: warren-raft serve --data-dir {tmp_path}" in str(caught.value)
+    assert str(caught.value) == (
+        f"no manager is running on {tmp_path}; start it with: warren-raft serve --data-dir {tmp_path} … (if it was "
+        "started a moment ago, try again)"
+    )
 
 
 def test_a_manager_that_starts_is_waited_for_and_not_started_again(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ SNAPSHOT_CHUNK_BYTES: Final = 256 * 1024
 
 _PID: Final = struct.Struct("i")  # the first member of ucred (unix(7)); the rest is cut off
 
+JUST_STARTED: Final = "if it was started a moment ago, try again"
+"""A process that loads its program has not locked the directory yet."""
+
 T = TypeVar("T")
 Item = tuple[str, object]
 """A kind's name, and an entity in its JSON form, or its encoded bytes in base64; for the CA, its bytes in base64."""
@@ -84,7 +87,7 @@ def _not_running(directory: str) -> str:
     failure = last_failure.read(directory)
     if failure is not None:
         return f"{text}; {failure}"
-    return f"{text}; start it with: warren-raft serve --data-dir {directory} …"
+    return f"{text}; start it with: warren-raft serve --data-dir {directory} … ({JUST_STARTED})"
 
 
 def _not_answering(directory: str, holder: str) -> str:
