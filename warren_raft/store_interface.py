@@ -178,8 +178,8 @@ class Store(BaseStore):
         Returns when a majority of the remaining members has the removal on disk, so that no power cut takes it back.
         Until then the removed manager must go on running, because its vote may be needed; then it stops by itself.
 
-        `timeout` in seconds, None: that of a write. Raises RefusedForSafety if the quorum would be lost, Unavailable,
-        Closed.
+        `timeout` in seconds, None: that of a write. Raises RefusedForSafety if the quorum would be lost, or if the
+        state of another member is wrong and too few members with the right state would stay; Unavailable, Closed.
         """
 
     @abstractmethod
