@@ -57,11 +57,16 @@ def test_an_error_of_the_condition_ends_the_wait() -> None:
             return look
         raise Closed
 
-    ringing = threading.Timer(0.01, bell.ring)
+    def ring() -> None:
+        wait_until(lambda: bell._sleepers, "the other thread to sleep")
+        bell.ring()
+
+    ringing = threading.Thread(target=ring)
     ringing.start()
     with pytest.raises(Closed):
-        bell.wait_for(condition, math.inf)
+        bell.wait_for(condition, time.monotonic() + DEADLINE)
     assert not bell._sleepers
+    ringing.join()
 
 
 def test_no_ring_is_lost_between_a_look_and_a_sleep() -> None:

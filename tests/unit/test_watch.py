@@ -468,14 +468,15 @@ def test_an_interruption_leaves_every_other_watch_working(store: wr.LocalStore) 
 def test_an_interruption_while_it_waits_loses_no_event(store: wr.LocalStore) -> None:
     watch = store.watch()
 
+    timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
+
     def interrupted_wait() -> None:
         with pytest.raises(KeyboardInterrupt):
+            timer.start()  # here, because on a busy machine the signal may come before the wait
             next(watch)
 
     before = signal.signal(signal.SIGUSR1, _raise_keyboard_interrupt)
     try:
-        timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
-        timer.start()
         interrupted_wait()
         timer.join()
     finally:
