@@ -470,14 +470,14 @@ def test_an_interruption_while_it_waits_loses_no_event(store: wr.LocalStore) -> 
 
     timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
 
-    def interrupted_wait() -> None:
-        with pytest.raises(KeyboardInterrupt):
-            timer.start()  # here, because on a busy machine the signal may come before the wait
-            next(watch)
+    def wait() -> None:
+        timer.start()  # here, because on a busy machine the signal may come before the wait
+        next(watch)
 
     before = signal.signal(signal.SIGUSR1, _raise_keyboard_interrupt)
     try:
-        interrupted_wait()
+        with pytest.raises(KeyboardInterrupt):
+            wait()
         timer.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
