@@ -58,6 +58,7 @@ from warren_raft.raft.submit import Proposal
 Message = dict[str, Any]
 
 STEP_SECONDS = 0.01
+HEARTBEAT_SECONDS = 0.1
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The calendar time at second 0."""
 LOG_DIRECTORY = "/log"
@@ -271,6 +272,7 @@ class Cluster:
             node_id=id_,
             address=self.addresses[id_],
             members=configured,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
             election_timeout_seconds=self.election_timeout_seconds,
             snapshot_after_bytes=self.snapshot_after_bytes,
             large_bytes=self.large_bytes,

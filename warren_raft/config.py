@@ -96,9 +96,9 @@ class Config:
     if that is missing or has an older certificate, also while the manager runs. Default None: the files in data_dir/tls
     are used. If there are none, and all addresses are on loopback, this user's CA on this host issues a certificate
     automatically."""
-    heartbeat_interval_seconds: float = 0.1
-    """How often a leader sends the others a heartbeat: seconds above 0. Default 0.1: an election timeout has ten of
-    them, so a few that are late or lost cause no election."""
+    heartbeat_interval_seconds: float = 0.2
+    """How often a leader sends the others a heartbeat: seconds above 0. Default 0.2: an election timeout has five of
+    them, so a few that are late cause no election, and a manager that nobody calls uses little processor time."""
     election_timeout_seconds: float = 1.0
     """How long a follower waits for a message of its leader before it asks for an election: at least twice
     `heartbeat_interval_seconds`. The wait is drawn from this value to twice this value, so that the followers do not

@@ -26,7 +26,7 @@ class Settings:
     address: str
     members: Mapping[str, str]
     """Initial members, id -> address; used on an empty directory only."""
-    heartbeat_seconds: float = 0.1
+    heartbeat_seconds: float = 0.2
     election_timeout_seconds: float = 1.0
     snapshot_after_bytes: int = TAKEN_AFTER_BYTES
     """A snapshot is taken when the log since the last one is larger than this, and than the state."""

@@ -132,6 +132,10 @@ def _slot(number: int) -> int:
     return _SLOTS_AT + (FIRST + number) * _LINE
 
 
+_SET_APART: Final = tuple((number, _slot(number) // 8) for number in range(SLOTS))
+"""The number of each slot set apart, and where it begins, in words of 8 bytes."""
+
+
 class _Table:
     """The lock file in memory: `long` in words of 8 bytes, `short` in words of 4. A word is read or written at once.
 
@@ -157,11 +161,10 @@ class _Table:
 
     def set_apart(self) -> None:
         """Mark the slots that LMDB must not use. Any process may do it, at any time: all write the same."""
-        for number in range(SLOTS):
-            at = _slot(number)
-            if self.short[(at + 8) // 4] == 0:
-                self.long[at // 8] = _NOTHING
-                self.short[(at + 8) // 4] = _NUMBER + number
+        for number, at in _SET_APART:
+            if self.short[2 * at + 2] == 0:
+                self.long[at] = _NOTHING
+                self.short[2 * at + 2] = _NUMBER + number
         if self.short[_COUNT // 4] < FIRST + SLOTS:
             self.short[_COUNT // 4] = FIRST + SLOTS  # the writer checks this many slots
 
@@ -313,10 +316,10 @@ class OwnersTable:
         """Free the slots set apart of readers that died. Returns how many. One thread at a time."""
         table, freed = self._table, 0
         if table is not None:
-            for number in range(SLOTS):
-                at = _slot(number) // 8
-                if table.long[at] != _NOTHING and _try_lock(self._lock, fcntl.F_WRLCK, _CLAIM + number):
-                    table.long[at] = _NOTHING
+            long = table.long
+            for number, at in _SET_APART:
+                if long[at] != _NOTHING and _try_lock(self._lock, fcntl.F_WRLCK, _CLAIM + number):
+                    long[at] = _NOTHING
                     _unlock(self._lock, _CLAIM + number)
                     freed += 1
         return freed

@@ -12,10 +12,9 @@ from itertools import pairwise
 
 import pytest
 
-from tests.engine_harness import Cluster, Node
+from tests.engine_harness import HEARTBEAT_SECONDS, Cluster, Node
 from warren_raft.raft.context import TICK_SECONDS
 
-HEARTBEAT_SECONDS = 0.1
 TIMEOUT_SECONDS = 1.0
 
 
