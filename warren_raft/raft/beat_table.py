@@ -33,6 +33,13 @@ class Beat(NamedTuple):
     mark: int
     """A random number by which two managers know that they speak of the same beat. 0: no beat is known, and `at` is
     when this manager began to count."""
+    other: tuple[float, float] | None = None
+    """(ttl, at) of the last beat but this one, as far as known here. A message may take long, and then its beat seems
+    to be the last one for a while."""
+
+    def besides(self, ttl_seconds: float, at: float) -> Beat:
+        """There was another beat, at that time."""
+        return self if self.other is not None and at <= self.other[1] else self._replace(other=(ttl_seconds, at))
 
 
 class BeatTable:
@@ -43,6 +50,8 @@ class BeatTable:
         self.inbox: deque[tuple[str, float, float]] = deque(maxlen=INBOX_MAX)
         """(node id, ttl, time by the monotonic clock) of the beats that callers brought since the last look."""
         self.known: dict[str, Beat] = {}
+        self._own: dict[str, Beat] = {}
+        """The last beat of each node that a caller brought here. No other manager knows its time better."""
         self.gone: Iterable[str] = ()
         """Set from any thread: nodes that do not exist any more. They are forgotten."""
         self.now = 0.0
@@ -78,11 +87,21 @@ class BeatTable:
         for node_id, ttl_seconds, came_at in taken(self.inbox):
             # It came since the last look: whatever the clock says, it is not older than that.
             at = max(before, min(self.now, self.now - (now - came_at)))
-            beat = known.get(node_id)
-            if beat is None or at >= beat.at or not beat.mark:
-                known[node_id] = Beat(ttl_seconds, at, bits(MARK_BITS) or 1)
-                found[node_id] = None
+            beat = known.get(node_id)  # it came before this one
+            other = beat[:2] if beat is not None and beat.mark else None
+            known[node_id] = self._own[node_id] = Beat(ttl_seconds, at, bits(MARK_BITS) or 1, other)
+            found[node_id] = None
         return list(found)
+
+    def to_tell(self, node_id: str) -> list[Beat]:
+        """The beats that another manager needs to know. The last one that came here is told although there seems to be
+        a later one, because the later one may turn out to be older."""
+        beat, own = self.known.get(node_id), self._own.get(node_id)
+        if beat is None or not beat.mark:
+            return []
+        if own is None or own.mark == beat.mark or own.at + own.ttl_seconds < self.now:
+            return [beat]
+        return [beat, own]
 
     def merge(self, node_id: str, ttl_seconds: float, age_seconds: float, mark: int) -> bool:
         """Another manager knows of a beat of this age. Returns whether it is news.
@@ -90,15 +109,31 @@ class BeatTable:
         The beat took some time to come here, so it is older than it seems. If the same beat is heard of twice, the
         earlier time is nearer to the truth: otherwise, with each leader, a dead node would seem a little younger.
         """
+        own = self._own.get(node_id)
+        if own is not None and own.mark == mark:
+            return False
         at = self.now - age_seconds
         beat = self.known.get(node_id)
-        if beat is not None and beat.mark == mark:
-            if at < beat.at:
-                self.known[node_id] = beat._replace(at=at)
+        if beat is None and len(self.known) >= NODES_MAX:
             return False
-        if (beat is not None and beat.mark and at <= beat.at) or (beat is None and len(self.known) >= NODES_MAX):
+        if beat is None or not beat.mark:
+            self.known[node_id] = Beat(ttl_seconds, at, mark)
+        elif beat.mark == mark:
+            return at < beat.at and self._correct(node_id, beat, at)
+        elif at <= beat.at:
+            self.known[node_id] = beat.besides(ttl_seconds, at)
             return False
-        self.known[node_id] = Beat(ttl_seconds, at, mark)
+        else:
+            self.known[node_id] = Beat(ttl_seconds, at, mark, beat[:2])
+        return True
+
+    def _correct(self, node_id: str, beat: Beat, at: float) -> bool:
+        """The last beat was earlier than it seemed. Returns whether another one is the last one now. That one gets a
+        new mark, because other managers may know its beat as an older one, and would not take it for news."""
+        if beat.other is None or at >= beat.other[1]:
+            self.known[node_id] = beat._replace(at=at)
+            return False
+        self.known[node_id] = Beat(*beat.other, self._random_bits(MARK_BITS) or 1)
         return True
 
     def begin_to_count(self, node_id: str, ttl_seconds: float) -> None:
@@ -109,3 +144,4 @@ class BeatTable:
         gone, self.gone = self.gone, ()
         for node_id in gone:
             self.known.pop(node_id, None)
+            self._own.pop(node_id, None)

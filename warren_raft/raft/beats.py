@@ -201,8 +201,8 @@ class NodeBeats:
 
     def _send(self, peers: Collection[str], node_ids: Iterable[str], *, answers: int = 0) -> None:
         """Send the beats of these nodes, in as many messages as needed. The answer to a question is in the last one."""
-        known, now = self.table.known, self.table.now
-        rows = [(id_, known[id_]) for id_ in node_ids if id_ in known and known[id_].mark]
+        table, now = self.table, self.table.now
+        rows = [(id_, beat) for id_ in node_ids for beat in table.to_tell(id_)]
         managers = sorted(self._managers)[:MEMBERS_MAX]
         seen = b"".join(
             SEEN.pack(_milliseconds(now - manager.seen_at), _milliseconds(now - manager.told_at))
