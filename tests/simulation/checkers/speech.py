@@ -22,6 +22,9 @@ class Speech:
         self._batch: dict[int, Batch] = {}
         self._durable: dict[int, tuple[int, str | None]] = {}
         self._granted: dict[int, tuple[int, set[str]]] = {}
+        self._voters: dict[int, set[str]] = {}
+        """The voters when the last pre-vote came. A member may be removed while the candidate's disk hangs: its request
+        for votes leaves only when it is synced."""
         self._handed: dict[int, int] = {}
         self._campaigns: dict[int, int] = {}
         self._incarnations: set[str] = set()
@@ -66,6 +69,7 @@ class Speech:
             number, granted = self._granted.get(process.number, (0, set()))
             if message["round"] == number:
                 granted.add(peer)
+                self._voters[process.number] = _voters_of(process)
         elif message["type"] == "timeout_now":
             # The newest term counts: an earlier leader's message may arrive again on a later connection.
             self._handed[process.number] = max(message["term"], self._handed.get(process.number, -1))
@@ -110,7 +114,7 @@ class Speech:
         self._campaigns[process.number] = message["term"]
         if self._handed.get(process.number, -1) == message["term"] - 1 and message["transfer"]:
             return
-        voters = process.engine.membership.voters if process.engine.membership else set(process.engine.members)
+        voters = self._voters.pop(process.number, _voters_of(process))
         number, granted = self._granted.get(process.number, (0, set()))
         self._granted[process.number] = (number, set())
         if len((granted & voters) | {process.id}) * 2 <= len(voters):
@@ -127,3 +131,8 @@ class Speech:
     def _belongs(self, process: Process, what: str) -> None:
         if process.opened.log.incarnation not in self._incarnations:
             raise Failure(f"{process.id} {what}, and its data directory does not belong to a member")
+
+
+def _voters_of(process: Process) -> set[str]:
+    membership = process.engine.membership
+    return set(membership.voters if membership else process.engine.members)
