@@ -381,7 +381,10 @@ class Changes:
 
     def _why_not_by_states(self, rest: frozenset[str], member_id: str) -> Answer | None:
         """Why the removal waits until a state is right again; None: it need not wait. A state is known to be wrong
-        because a majority holds another one, so that majority must stay. A member with the wrong state may go."""
+        because a majority holds another one, so that majority must stay. A member with the wrong state may go, and one
+        that is away: its state does not count now."""
+        if not self._answers(member_id):
+            return None
         wrong, disputed = self._health.wrong_states, self._health.disputed_states
         sound = rest - wrong - disputed
         if member_id in wrong | disputed or len(sound) * 2 > len(rest):
@@ -391,7 +394,9 @@ class Changes:
         if not wrong:
             differing = ", ".join(sorted(disputed))
             return Answer(
-                REFUSED, f"{left}, as far as is known: {differing} and this leader hold different ones; {wait}"
+                REFUSED,
+                f"{left}, as far as is known: {differing} and this leader hold different ones; {wait}, or add a member: "
+                "a majority tells which one is right",
             )
         named = ", ".join(sorted(wrong))
         return Answer(

@@ -355,6 +355,21 @@ def test_one_of_two_members_with_different_states_can_be_removed() -> None:
     assert sorted(cluster.members(leader.id)) == [leader.id]
 
 
+def test_a_dead_member_is_removed_although_the_two_others_differ() -> None:
+    """(Pins a report: no majority tells which state is right, so a wait for that would never end.)"""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    dead, other = cluster.followers()
+    cluster.run_until(cluster.converged)
+    cluster.crash(dead)
+    cluster.machines[other].applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: "state-differs" in leader.alarm_names)
+    cluster.change(leader.id, REMOVE, dead)
+    assert sorted(cluster.members(leader.id)) == sorted([leader.id, other])
+
+
 def test_a_leader_that_is_the_odd_one_out_gives_up_leadership_first() -> None:
     cluster = compacting()
     leader = cluster.wait_leader()
