@@ -87,7 +87,10 @@ class BeatTable:
         for node_id, ttl_seconds, came_at in taken(self.inbox):
             # It came since the last look: whatever the clock says, it is not older than that.
             at = max(before, min(self.now, self.now - (now - came_at)))
-            beat = known.get(node_id)  # it came before this one
+            beat = known.get(node_id)
+            if beat is not None and beat.mark and at < beat.at:  # two callers' threads brought their beats out of order
+                known[node_id] = beat.besides(ttl_seconds, at)
+                continue
             other = beat[:2] if beat is not None and beat.mark else None
             known[node_id] = self._own[node_id] = Beat(ttl_seconds, at, bits(MARK_BITS) or 1, other)
             found[node_id] = None
@@ -133,7 +136,9 @@ class BeatTable:
         if beat.other is None or at >= beat.other[1]:
             self.known[node_id] = beat._replace(at=at)
             return False
-        self.known[node_id] = Beat(*beat.other, self._random_bits(MARK_BITS) or 1)
+        own = self._own.get(node_id)
+        is_own = own is not None and own[:2] == beat.other
+        self.known[node_id] = own if own and is_own else Beat(*beat.other, self._random_bits(MARK_BITS) or 1)
         return True
 
     def begin_to_count(self, node_id: str, ttl_seconds: float) -> None:

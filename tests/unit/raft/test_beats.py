@@ -107,6 +107,14 @@ def test_a_beat_that_came_here_is_told_although_there_seems_to_be_a_newer_one() 
     assert table.age_of("n") == pytest.approx(0.1)
 
 
+def test_two_threads_that_bring_beats_out_of_order_make_no_beat_older() -> None:
+    table = running_table()
+    table.take("n", TTL, 10.05)
+    table.take("n", TTL, 9.91)
+    table.look(10.1)
+    assert table.age_of("n") == pytest.approx(0.05)
+
+
 def test_an_old_beat_that_came_here_is_not_told_for_ever() -> None:
     table = running_table()
     table.take("n", 1.0, 9.9)
