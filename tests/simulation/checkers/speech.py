@@ -105,6 +105,7 @@ class Speech:
         """Answers to earlier rounds, also of an earlier process, may still arrive; they do not count for this round."""
         if self._granted.get(process.number, (0, set()))[0] != message["round"]:
             self._granted[process.number] = (message["round"], set())
+            self._voters.pop(process.number, None)
 
     def _request_vote(self, process: Process, _peer: str, message: dict[str, Any]) -> None:
         self._is_durable(process, message["term"], "a candidacy")
