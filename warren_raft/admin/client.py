@@ -93,7 +93,7 @@ def _not_running(directory: str) -> str:
 def _not_answering(directory: str, holder: str) -> str:
     text = (
         f"a manager is starting or stopping on {directory}, and does not answer yet ({holder}): wait a few seconds, "
-        "and try again; if that lasts, look at its log"
+        "and try again; if that lasts, look at its log. A program's manager with admin=False answers no commands"
     )
     if os.path.isdir(os.path.join(directory, "log")):
         return text

@@ -415,7 +415,6 @@ class Engine(Readings):
             commit=self._committed_entry(),
             settled=self._roster.settled_index,
         )
-        self._refusals.look_at_faults(self._health.agreed_at)
         if is_odd:
             self._installation.condemn()
 

@@ -43,8 +43,6 @@ class Health:
         self.clocks: Final = Clocks(context.node_id, context.alarms)
         self._told_at = -1e9
         self._claims: dict[str, dict[int, bytes]] = {}
-        self._claimed_at: dict[str, float] = {}
-        """Peer -> when its last report with a digest came."""
         self._low: dict[str, bool] = {}
         self._full: dict[str, bool] = {}
         self._disagreed_at: dict[str, int] = {}
@@ -53,9 +51,6 @@ class Health:
         """Peer whose digest differs from ours -> the id whose state is wrong: the peer's or ours; "": nobody knows."""
         self.compared: dict[str, int] = {}
         """Peer -> the newest index at which its digest equals ours. A peer that is missing here was never equal."""
-        self.agreed_at: dict[str, float] = {}
-        """Peer -> when its last report came with a digest that is equal to ours. A peer whose digest differs now is
-        missing."""
         self.reports: dict[str, Heard] = {}
         """Peer -> its last report, also if its link is down."""
 
@@ -111,8 +106,6 @@ class Health:
         self.clocks.receive(peer, report.time_ms)
         claims = self._claims.setdefault(peer, {})
         claims.update(message.digests)
-        if message.digests:
-            self._claimed_at[peer] = now
         for index in sorted(claims)[:-CLAIMS_KEPT]:
             del claims[index]
         self._low[peer] = message.low
@@ -120,10 +113,7 @@ class Health:
 
     def _forget_removed(self) -> None:
         members = self._roster.members
-        known: tuple[dict[str, Any], ...] = (
-            *(self.reports, self._disagreed_at, self._disputes),
-            *(self.compared, self.agreed_at),
-        )
+        known: tuple[dict[str, Any], ...] = (self.reports, self._disagreed_at, self._disputes, self.compared)
         for of_peers in known:
             for peer in of_peers.keys() - members.keys():
                 del of_peers[peer]
@@ -131,14 +121,13 @@ class Health:
 
     def link_down(self, peer: str) -> None:
         """Forget the peer's digests and space: after its link was down it may have another state."""
-        for known in (self._claims, self._claimed_at, self._low, self._full):
+        for known in (self._claims, self._low, self._full):
             known.pop(peer, None)
         self.clocks.forget(peer)
 
     def state_changed(self) -> None:
         """Our own state was replaced: all comparisons must be made again."""
         self.compared.clear()
-        self.agreed_at.clear()
         self._disagreed_at.clear()
         self._disputes.clear()
         self._alarms.clear_others("state-differs")
@@ -174,8 +163,6 @@ class Health:
             del self._disagreed_at[peer]
             self._disputes.pop(peer, None)
             self._alarms.clear_alarm("state-differs", peer)
-        if peer not in self._disagreed_at:
-            self.agreed_at[peer] = self._claimed_at[peer]
 
     def _judge(self, index: int, mine: bytes, differing: set[str], claims: dict[str, bytes]) -> bool:
         if not differing:
@@ -187,7 +174,6 @@ class Health:
             if index < self._disagreed_at.get(peer, self.compared.get(peer, 0) + 1):
                 continue  # a later index was compared already
             self._disagreed_at[peer] = index
-            self.agreed_at.pop(peer, None)
             self._disputes[peer] = "" if majority is None else self._node_id if claims[peer] == majority else peer
             if majority is None:
                 verdict = "it is not known yet which of the two states is right"

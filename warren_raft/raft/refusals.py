@@ -7,7 +7,7 @@ stops no manager.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final
 
 from warren_raft.alarms import AlarmName
@@ -35,11 +35,6 @@ REFUSAL_SECONDS: Final = 15.0
 """A peer that refuses is dialled again within seconds: a refusal that was not repeated for this long is over."""
 FAULT_SECONDS: Final = 300.0
 """A peer that sent an impossible message is under suspicion for this long."""
-FAULT_WELL_SECONDS: Final = 60.0
-"""A member that had a link for this long since its last fault, and has the same state as this manager, is under
-suspicion no more. It is long enough for a monitor that looks twice a minute."""
-AGREED_SECONDS: Final = 10.0
-"""Members compare their states once a second. A comparison that is older than this says nothing about now."""
 STRANGERS: Final = "strangers"
 """The subject of alarms about managers that are not members."""
 NOTED_REFUSALS: Final = frozenset(
@@ -95,8 +90,6 @@ class Refusals:
         """Peers whose link this manager closed because they were removed -> when; each for LEAVING_SECONDS."""
         self._faulty: dict[str, str] = {}
         """Members with an alarm "peer-fault" -> the incarnation that the list had for them."""
-        self._fault_at: dict[str, float] = {}
-        """The same members -> when they sent the last impossible message."""
 
     def link_up(self, peer: str) -> None:
         self._refused_by.pop(peer, None)
@@ -232,7 +225,6 @@ class Refusals:
             self._alarms.raise_alarm("peer-fault", reason, subject=subject, ends_after_seconds=FAULT_SECONDS)
             if subject in self._roster.members:
                 self._faulty[subject] = self._roster.members[subject].incarnation
-                self._fault_at[subject] = self._context.now
             self._outbox.close_link(peer, reason)
 
     def list_changed(self) -> None:
@@ -242,18 +234,7 @@ class Refusals:
             if id_ not in members or members[id_].incarnation != incarnation:
                 self._fault_over(id_)
 
-    def look_at_faults(self, agreed_at: Mapping[str, float]) -> None:
-        """The fault of a member is over when its link has lasted since, and its state is the same as ours. `agreed_at`:
-        member -> when its digest was last equal to ours, if it does not differ now."""
-        since, agreed_since = self._context.now - FAULT_WELL_SECONDS, self._context.now - AGREED_SECONDS
-        for id_ in list(self._faulty):
-            link = self._roster.links.get(id_)
-            is_linked = link is not None and link.since <= since and self._roster.counts(id_)
-            if is_linked and self._fault_at[id_] <= since and agreed_at.get(id_, -1e9) >= agreed_since:
-                self._fault_over(id_)
-
     def _fault_over(self, id_: str) -> None:
-        self._fault_at.pop(id_, None)
         if self._faulty.pop(id_, None) is not None:
             self._alarms.clear_alarm("peer-fault", id_)
 
