@@ -395,8 +395,8 @@ class Changes:
             differing = ", ".join(sorted(disputed))
             return Answer(
                 REFUSED,
-                f"{left}, as far as is known: {differing} and this leader hold different ones; {wait}, or add a member: "
-                "a majority tells which one is right",
+                f"{left}, as far as is known: {differing} and this leader have different ones; {wait}, or add a "
+                "member, because a majority tells which one is right",
             )
         named = ", ".join(sorted(wrong))
         return Answer(
