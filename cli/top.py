@@ -124,9 +124,11 @@ def _keys() -> Iterator[Callable[[float], str]]:
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
 
+    keys = select.poll()
+    keys.register(descriptor, select.POLLIN)
+
     def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], seconds)
-        return os.read(descriptor, 1024).decode(errors="replace") or "q" if ready else ""
+        return os.read(descriptor, 1024).decode(errors="replace") or "q" if keys.poll(seconds * 1e3) else ""
 
     with handled({signal.SIGTERM: lambda *_: sys.exit(128 + signal.SIGTERM)}):
         try:

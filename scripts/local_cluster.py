@@ -121,7 +121,9 @@ class Manager:
             if not self._is_ours(pid):  # checked again: from now on the descriptor stands for this process
                 return False
             signal.pidfd_send_signal(descriptor, number)
-            if not select.select([descriptor], [], [], timeout)[0]:
+            ended = select.poll()  # select() takes no descriptor above 1023
+            ended.register(descriptor, select.POLLIN)
+            if not ended.poll(timeout * 1e3):
                 raise ClusterFailed(f"{self.id} (process {pid}) did not end within {timeout:.0f} s of {number.name}")
         except ProcessLookupError:
             return False

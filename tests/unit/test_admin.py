@@ -303,7 +303,9 @@ def test_a_manager_that_starts_is_waited_for_and_not_started_again(tmp_path: Pat
     process = re.escape(f"process {os.getpid()} (")
     wait = "wait a few seconds, and try again; if that lasts, look at its log"
     assert re.fullmatch(
-        rf"a manager is starting or stopping on {tmp_path}, and does not answer yet \({process}.+\)\): {wait}", starting
+        rf"a manager is starting or stopping on {tmp_path}, and does not answer yet \({process}.+\)\): {wait}"
+        r"\. A manager with admin=False answers no commands: use its program",
+        starting,
     )
     assert re.search(rf"{wait}. If a program has a LocalStore there, it answers no commands: use that program", unknown)
     with pytest.raises(NotRunning, match="an earlier start failed"):

@@ -93,10 +93,10 @@ def _not_running(directory: str) -> str:
 def _not_answering(directory: str, holder: str) -> str:
     text = (
         f"a manager is starting or stopping on {directory}, and does not answer yet ({holder}): wait a few seconds, "
-        "and try again; if that lasts, look at its log. A program's manager with admin=False answers no commands"
+        "and try again; if that lasts, look at its log"
     )
     if os.path.isdir(os.path.join(directory, "log")):
-        return text
+        return f"{text}. A manager with admin=False answers no commands: use its program"
     return f"{text}. If a program has a LocalStore there, it answers no commands: use that program"
 
 
