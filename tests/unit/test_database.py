@@ -8,6 +8,7 @@ silently gave wrong records. Files are real here; the state after a crash is mad
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import stat
@@ -1168,3 +1169,14 @@ def _open_shared_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         _shared.append(database)
         yield
         _shared.clear()
+
+
+def test_a_database_that_another_one_has_replaced_leaves_no_file_open(tmp_path: Path) -> None:
+    """(Pins a fault: nobody closes it, because reads may go on in it, and its marker stayed open for ever. So each
+    snapshot that a manager installed cost it a descriptor.)"""
+    database = Database.open(tmp_path / "state", sync=False)
+    marker = f"{database.path}.unsynced"
+    assert open_files(marker)
+    del database
+    gc.collect()
+    assert not open_files(marker)

@@ -157,6 +157,8 @@ class Database:
         self._unsynced = not sync and not self._read_only
         self._marker = marker
         """The marker of unsynced commits, if it has one. Its lock tells readers that this process is alive."""
+        if marker is not None:  # nobody closes a database that another one has replaced: reads may go on in it
+            weakref.finalize(self, marker.close).atexit = False
         self._failed = False
         self._write_lock = threading.Lock()
         self._writer: WriteTransaction | None = None
