@@ -216,7 +216,7 @@ def test_entries_go_with_the_backups_that_they_follow(
         create(store, "last")
         wait_shipped(store)
         wait_until(is_tidy, "the old files are removed")
-        oldest = snapshots_in(backups)[0]
+    oldest = snapshots_in(backups)[0]  # now nobody removes it
     assert restored(oldest, tmp_path / "new") == {*(f"n-{number}" for number in range(60)), "last"}
     assert (backups / "warren-notes.log").exists()
 
