@@ -290,17 +290,23 @@ def test_the_odd_one_out_rebuilds_its_state() -> None:
     cluster.check_writes()
 
 
-def test_a_member_with_the_right_state_is_not_removed_while_another_state_is_wrong() -> None:
-    """(Pins a report: the removal left one right and one wrong state, and no majority to tell which is which.)"""
+def with_a_wrong_state(*, rebuilds: bool) -> tuple[Cluster, Node, str, str]:
+    """A cluster whose leader knows that one state is wrong: cluster, leader, the follower with it, the other one."""
     cluster = compacting()
     leader = cluster.wait_leader()
     cluster.write(leader.id, "a", "b")
     odd, right = cluster.followers()
     cluster.run_until(cluster.converged)
-    cluster.nodes[odd].works = False  # it does not rebuild its state yet
+    cluster.nodes[odd].works = rebuilds
     cluster.machines[odd].applied[0] = "rotten"
     cluster.write(leader.id, "c")
     cluster.run_until(lambda: "state-differs" in leader.alarm_names)
+    return cluster, leader, odd, right
+
+
+def test_a_member_with_the_right_state_is_not_removed_while_another_state_is_wrong() -> None:
+    """(Pins a report: the removal left one right and one wrong state, and no majority to tell which is which.)"""
+    cluster, leader, odd, right = with_a_wrong_state(rebuilds=False)
     for asked in (leader.id, right):
         answer = cluster.ask(asked, REMOVE, right)
         assert answer.state == REFUSED
@@ -314,14 +320,7 @@ def test_a_member_with_the_right_state_is_not_removed_while_another_state_is_wro
 
 
 def test_the_right_member_is_removed_once_the_wrong_state_was_rebuilt() -> None:
-    cluster = compacting()
-    leader = cluster.wait_leader()
-    cluster.write(leader.id, "a", "b")
-    odd, right = cluster.followers()
-    cluster.run_until(cluster.converged)
-    cluster.machines[odd].applied[0] = "rotten"
-    cluster.write(leader.id, "c")
-    cluster.run_until(lambda: "state-differs" in leader.alarm_names)
+    cluster, leader, odd, right = with_a_wrong_state(rebuilds=True)
     assert cluster.ask(leader.id, REMOVE, right).state == REFUSED
     cluster.run_until(lambda: not any(node.alarm_texts for node in cluster.nodes.values()))
     cluster.change(leader.id, REMOVE, right)
