@@ -131,14 +131,16 @@ class BeatTable:
         return True
 
     def _correct(self, node_id: str, beat: Beat, at: float) -> bool:
-        """The last beat was earlier than it seemed. Returns whether another one is the last one now. That one gets a
-        new mark, because other managers may know its beat as an older one, and would not take it for news."""
+        """The last beat was earlier than it seemed. Returns whether another one is the last one now. If that one did
+        not come here, it gets a new mark: other managers may know the old mark with an earlier time, and would not take
+        it for news."""
         if beat.other is None or at >= beat.other[1]:
             self.known[node_id] = beat._replace(at=at)
             return False
-        own = self._own.get(node_id)
-        is_own = own is not None and own[:2] == beat.other
-        self.known[node_id] = own if own and is_own else Beat(*beat.other, self._random_bits(MARK_BITS) or 1)
+        other = self._own.get(node_id)
+        if other is None or other[:2] != beat.other:
+            other = Beat(*beat.other, self._random_bits(MARK_BITS) or 1)
+        self.known[node_id] = other
         return True
 
     def begin_to_count(self, node_id: str, ttl_seconds: float) -> None:
