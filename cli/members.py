@@ -105,9 +105,9 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
 def remove(member_id: str, timeout: float | None) -> None:
     """Remove a manager. If ID is not a member, the command says so and succeeds.
 
-    Refused if the cluster would lose its quorum, or if, while the state of a member is wrong, too few members with the
-    right state would stay. A removed manager stops; its directory cannot be used again. Leave the manager running until
-    the command is done: its vote may be needed until then.
+    Refused if the cluster would lose its quorum. Also refused while the state of another member is wrong, if no
+    majority with the right state would stay. A removed manager stops; its directory cannot be used again. Leave the
+    manager running until the command is done: its vote may be needed until then.
 
     \b
     Example: warren-raft members remove m3 --data-dir data/m1
