@@ -28,7 +28,9 @@ import pytest
 import warren_raft as wr
 from tests.cluster.harness import PROJECT, free_ports, wait_until
 from tests.interrupting import At, Interrupted, interrupt, interrupted, sweep
+from warren_raft.local import read_only
 from warren_raft.store import reader_slots
+from warren_raft.store.database import Database
 
 DEADLINE = 60.0
 ELECTION_SECONDS = 0.05
@@ -469,6 +471,44 @@ def test_a_reader_that_is_interrupted_when_it_follows_to_another_generation(owne
             assert_reads(reader, f"more-{number}")
             number += 61
         assert number > 100
+
+
+@CLOSES_A_FILE
+def test_a_reader_that_is_interrupted_when_it_has_opened_another_generation(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each later read was refused: the reader itself had the file open. The steps of 61 above rarely come here."""
+    with wr.ReadOnlyStore(owner.directory) as reader:
+        read(reader)
+        owner.renew("more")
+        with monkeypatch.context() as patch:
+            patch.setattr(read_only, "_identity", lambda _path: interrupt())
+            with pytest.raises(Interrupted):
+                read(reader)
+        assert_reads(reader, "more")
+
+
+def test_a_reader_that_is_closed_while_it_opens_another_generation(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with wr.ReadOnlyStore(owner.directory) as reader:
+        read(reader)
+        owner.renew("more")
+
+        def open_slowly(state: Any) -> Database:
+            database = open_read_only(state)
+            other = threading.Thread(target=reader.close)
+            other.start()
+            other.join()
+            return database
+
+        open_read_only = Database.open_read_only
+        monkeypatch.setattr(Database, "open_read_only", open_slowly)
+        with pytest.raises(wr.Closed):
+            read(reader)
+    monkeypatch.undo()
+    with wr.ReadOnlyStore(owner.directory) as reader:
+        assert_reads(reader, "more")
 
 
 # ------------------------------------------------------------------------------------------------- real signals

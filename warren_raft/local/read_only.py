@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from warren_raft.disk.paths import refuse_file
 from warren_raft.errors import Closed
@@ -57,6 +57,18 @@ _views: Final = _Views()
 os.register_at_fork(after_in_child=_views.forget_in_child)
 
 
+class _Opened(NamedTuple):
+    """A database with the identity of its file. They are stored together, so that an exception from a signal handler
+    cannot leave one without the other."""
+
+    database: Database
+    file: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, database: Database) -> Self:
+        return cls(database, _identity(database.path))
+
+
 class ReadOnlyStore(Reader):
     """The reads of a data directory, beside its manager or without one. Thread-safe. Use it with `with`, or call
     `close()`.
@@ -86,8 +98,8 @@ class ReadOnlyStore(Reader):
         """At most one, made for the first watch: it refers to this store, so a store without it is freed at once."""
         self._follower = 0
         self._pointer = _pointer_identity(self._state)
-        self._database: Database | None = Database.open_read_only(self._state)
-        self._file = _file_identity(self._database)
+        self._is_closed = False
+        self._opened: _Opened | None = _Opened.of(Database.open_read_only(self._state))
 
     def read(self, *, max_staleness_seconds: float | None = None) -> View:
         """One snapshot for many reads: `with store.read() as view`.
@@ -97,13 +109,18 @@ class ReadOnlyStore(Reader):
         _views.end_old_ones()
         return super().read(max_staleness_seconds=max_staleness_seconds)
 
+    @property
+    def _database(self) -> Database | None:
+        opened = self._opened
+        return None if opened is None else opened.database
+
     def _attached(self) -> Database:
-        database = self._database
-        if database is None:
+        opened = self._opened
+        if opened is None:
             raise Closed
         if _pointer_identity(self._state) != self._pointer:
             return self._follow()
-        return database
+        return opened.database
 
     def _feeds(self) -> Hub:
         close_at_exit(self)
@@ -124,19 +141,31 @@ class ReadOnlyStore(Reader):
             return database
         with self._change:
             self._follower = thread
-            before = self._database
+            before = self._opened
             if before is None:
                 raise Closed
+            database = before.database
             pointer = _pointer_identity(self._state)
             generation = self._state.current()
             # Compare the file too: in a directory that was restored or emptied, the numbers begin again.
-            is_another = generation != before.generation
-            if is_another or _identity(self._state.file_of(before.generation)) not in (None, self._file):
-                self._database = Database.open_read_only(self._state)
-                self._file = _file_identity(self._database)
-                before.close()
+            is_another = generation != database.generation
+            if is_another or _identity(self._state.file_of(database.generation)) not in (None, before.file):
+                database = self._replace(before)
             self._pointer = pointer
-            return self._database or before
+            return database
+
+    def _replace(self, before: _Opened) -> Database:
+        """Use the current generation from now on. Call it with `_change` taken."""
+        database = Database.open_read_only(self._state)
+        try:
+            self._opened = _Opened.of(database)
+        finally:  # an exception from a signal handler leaves one of the two open, the one in use
+            (database if self._opened is before else before.database).close()
+        if self._is_closed:  # another thread has closed the store meanwhile
+            self._opened = None
+            database.close()
+            raise Closed
+        return database
 
     def _meters(self) -> Meters:
         """For metrics/."""
@@ -154,7 +183,8 @@ class ReadOnlyStore(Reader):
 
     def close(self) -> None:
         """Close the files, at once or when the last open view ends. Idempotent."""
-        database, self._database = self._database, None
+        self._is_closed = True  # first: a read that opens another generation now looks at it afterwards
+        database, self._opened = self._database, None
         for hub in list(self._hubs.values()):
             hub.close(JOIN_SECONDS)
         if database is not None:
@@ -165,10 +195,6 @@ class ReadOnlyStore(Reader):
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
-
-
-def _file_identity(database: Database) -> tuple[int, int] | None:
-    return _identity(database.path)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
