@@ -144,7 +144,7 @@ def issue(
                  m3=10.0.0.3:7946 --ca ca
              warren-raft cert issue m4 --address 10.0.0.4:7946 --ca ca -o m4.join
     """
-    from warren_raft.certificates.ca import Authority, rfc3339
+    from warren_raft.certificates.ca import Authority
     from warren_raft.certificates.join_files import require_replaceable
 
     managers = _managers_wanted(wanted, address)
@@ -164,13 +164,7 @@ def issue(
     joins = authority.issue(managers, forget=forget)
     for join in joins:
         join.write(files[join.node_id])
-    ends = authority.cuts_short()
-    if ends is not None:
-        say(
-            f"the CA itself expires at {rfc3339(ends)}, and these certificates too: replace the CA before, with "
-            f"`warren-raft cert init NEW_DIR --replaces {ca}`",
-            err=True,
-        )
+    _warn_of_end(authority, ca)
     issued = authority.issued()
     rows = [
         {"node_id": j.node_id, "address": j.address, "file": files[j.node_id], **issued[j.node_id][-1]} for j in joins
@@ -182,6 +176,19 @@ def issue(
     columns = ("id", "address", "join file", Column("serial", wide=True), "expires")
     print_table(columns, [_shown(row, names) for row in rows], wide=wants_wide())
     _say_next(joins, files, was_known=was_known)
+
+
+def _warn_of_end(authority: Authority, ca: str) -> None:
+    """One line on stderr if the certificates that the CA issues now end with the CA itself."""
+    from warren_raft.certificates.ca import rfc3339
+
+    ends = authority.cuts_short()
+    if ends is not None:
+        say(
+            f"the CA itself expires at {rfc3339(ends)}, and its certificates too: replace the CA before, with "
+            f"`warren-raft cert init NEW_DIR --replaces {ca}`",
+            err=True,
+        )
 
 
 def _require_outside(file: str, ca: str) -> None:
@@ -316,9 +323,11 @@ def _renewed(directory: str, present: Mapping[str, Any], file: str | None, ca: s
         _compare_address(join, file, directory)
         return join.files
     if ca is not None:
-        theirs = Authority(ca).trust_domain
-        require_trust_domain(theirs, trust_domain, source=ca, data_dir=directory, node_id=node_id)
-        return Authority(ca).issue({node_id: None})[0].files
+        authority = Authority(ca)
+        require_trust_domain(authority.trust_domain, trust_domain, source=ca, data_dir=directory, node_id=node_id)
+        files = authority.issue({node_id: None})[0].files
+        _warn_of_end(authority, ca)
+        return files
     if not is_local(directory):
         raise click.UsageError(
             f"no join file was named: type `warren-raft cert issue {node_id} --ca DIR` on the CA's host, copy "

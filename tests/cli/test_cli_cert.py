@@ -352,6 +352,20 @@ def test_a_renewal_that_changes_nothing_says_why_and_what_to_type(warren: Comman
     assert ran.err.endswith("`warren-raft serve --join FILE.join`, which puts the certificate of FILE.join there\n")
 
 
+def test_a_certificate_that_ends_with_its_ca_is_named_at_issue_and_at_renewal(
+    warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    authority = Authority.create("ca", now=datetime.now(UTC) - timedelta(days=3600))
+    warns = r"the CA itself expires at \S+Z, .*`warren-raft cert init NEW_DIR --replaces ca`"
+    assert re.search(warns, warren("cert", "issue", "m1=h:1", "--ca", "ca").err)
+    (tmp_path / "m1").mkdir(mode=0o700)
+    install(tmp_path / "m1", authority.issue({"m1": None})[0].files, check=lambda part: None)
+    ran = warren("cert", "renew", "--ca", "ca", "--data-dir", "m1")
+    assert ran.code == 0
+    assert re.search(warns, ran.err)
+
+
 def test_a_renewal_waits_for_a_manager_that_starts(
     warren: Command, ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
