@@ -290,6 +290,26 @@ def test_a_link_that_is_up_stays_when_its_certificate_expires(
     scene()
 
 
+def test_a_bad_certificate_of_another_manager_says_nothing_about_the_dialled_one(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """(Pins a fault: a stranger with an expired certificate had the address of m2, and an alarm said that the
+    certificate of m2 had expired.)"""
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        expired = presented("m9", lambda a, d: a.issue(d, "m9", begin=NOW - 9 * DAY, end=NOW - DAY))
+        stranger = await stage.node("m9", credentials=expired(authority, tmp_path))
+        m1 = await stage.node("m1", credentials=authority.credentials(tmp_path, "m1"))
+        m1.transport.set_peers({"m2": (stranger.address,)})
+        await until(lambda: m1.told("dial refused"))
+        who, why = m1.told("dial refused")[0]
+        assert (who, why.startswith("m9 answers there (we refuse it: the certificate has expired")) == ("m2", True)
+        assert not m1.told("certificate refused")
+
+    scene()
+
+
 # The limits of peers without a certificate, and of peers that have one and are not members.
 
 

@@ -29,15 +29,17 @@ _HANDSHAKE_STEPS: Final = 4
 
 
 class NotAccepted(Exception):
-    """The certificate of a peer is not that of a manager of this cluster, or not valid now. `code` is for programs."""
+    """The certificate of a peer is not that of a manager of this cluster, or not valid now. `code` is for programs.
+    `node_id`: the manager that the certificate names; empty if it names none."""
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, node_id: str) -> None:
         super().__init__(text)
         self.code = code
+        self.node_id = node_id
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Without this method, pickle and copy lose the text."""
-        return type(self), (self.code, str(self)), dict(self.__dict__)
+        return type(self), (self.code, str(self), self.node_id), dict(self.__dict__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Credentials:
         certificate = _proved(server, client, where, node_id)
         try:
             identity = _identity(certificate)
-            _check_dates(certificate, server, time.time() if now is None else now, "this host's clock")
+            _check_dates(
+                certificate, identity.node_id, server, time.time() if now is None else now, "this host's clock"
+            )
         except NotAccepted as error:
             raise _refusal(where, node_id, str(error), _ABOUT_CLOCKS.get(error.code, "Issue")) from None
         if identity.node_id != node_id:
@@ -102,8 +106,9 @@ class Credentials:
                 "trust_domain",
                 f"the certificate of {identity.node_id} is of the trust domain {identity.trust_domain}, "
                 f"this manager's is of {self.trust_domain}: they belong to different clusters",
+                identity.node_id,
             )
-        _check_dates(certificate, self.server, now, "the clock of the manager that checked it")
+        _check_dates(certificate, identity.node_id, self.server, now, "the clock of the manager that checked it")
         return identity
 
 
@@ -164,33 +169,35 @@ def _identity(certificate: Mapping[str, Any]) -> Identity:
     """The identity in a verified certificate, as `getpeercert` returns it."""
     uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     if len(uris) != 1:
-        raise NotAccepted("certificate", f"the certificate has {len(uris)} URIs, and a manager's has one")
+        raise NotAccepted("certificate", f"the certificate has {len(uris)} URIs, and a manager's has one", "")
     try:
         trust_domain, node_id = parse_uri(uris[0])
     except ValueError as error:
-        raise NotAccepted("certificate", f"the certificate is not a manager's: {error}") from None
+        raise NotAccepted("certificate", f"the certificate is not a manager's: {error}", "") from None
     serial = f"{int(certificate['serialNumber'], 16):x}"
     return Identity(trust_domain, node_id, serial, _seconds(certificate["notAfter"]))
 
 
-def _check_dates(certificate: Mapping[str, object], context: ssl.SSLContext, now: float, clock: str) -> None:
-    """Check the dates of the certificate, and of the CA that issued it. Raises NotAccepted.
+def _check_dates(
+    certificate: Mapping[str, object], node_id: str, context: ssl.SSLContext, now: float, clock: str
+) -> None:
+    """Check the dates of a manager's certificate, and of the CA that issued it. Raises NotAccepted.
 
     While a CA is replaced, a certificate of the new CA may chain to the old one. Then one trusted CA must be
     valid.
     """
-    _check_valid("certificate", certificate, now, clock)
+    _check_valid("certificate", certificate, node_id, now, clock)
     trusted = context.get_ca_certs()
     issuers = [ca for ca in trusted if ca["subject"] == certificate["issuer"]] or trusted
     if not any(_is_valid(ca, now) for ca in issuers):
-        _check_valid("CA's certificate", issuers[0], now, clock)
+        _check_valid("CA's certificate", issuers[0], node_id, now, clock)
 
 
 def _is_valid(certificate: Mapping[str, Any], now: float) -> bool:
     return _seconds(certificate["notBefore"]) <= now <= _seconds(certificate["notAfter"])
 
 
-def _check_valid(what: str, certificate: Mapping[str, Any], now: float, clock: str) -> None:
+def _check_valid(what: str, certificate: Mapping[str, Any], node_id: str, now: float, clock: str) -> None:
     if _is_valid(certificate, now):
         return
     begins, ends = _seconds(certificate["notBefore"]), _seconds(certificate["notAfter"])
@@ -199,6 +206,7 @@ def _check_valid(what: str, certificate: Mapping[str, Any], now: float, clock: s
         "not_yet_valid" if is_early else "expired",
         f"the {what} {'is not valid yet' if is_early else 'has expired'}: it is valid from {utc(begins)} to "
         f"{utc(ends)}, and {clock} says {utc(now)}",
+        node_id,
     )
 
 

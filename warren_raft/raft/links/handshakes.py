@@ -67,7 +67,7 @@ the reason."""
 class HandshakeFailed(OSError):
     """A dial connected, but the peer did not prove its identity."""
 
-    def __init__(self, text: str, *, refused: str | None = None, refuses: str | None = None) -> None:
+    def __init__(self, text: str, *, refused: str | None = None, refuses: str | None = None, node_id: str = "") -> None:
         super().__init__(text)
         self.refused = refused
         """The code of the refusal if the peer does not accept us. None: we do not accept the peer, or the connection
@@ -75,6 +75,8 @@ class HandshakeFailed(OSError):
         self.refuses = refuses
         """The code of the refusal if we do not accept the peer's certificate, although it is of our CA: the text begins
         with WE_REFUSE. None: it is another failure."""
+        self.node_id = node_id
+        """With `refuses`: the manager that the certificate names; empty if it names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +375,7 @@ class Handshakes:
             identity = credentials.identity_of(one.session, time.time())
         except NotAccepted as error:
             self._send(one, one.session.write(encode({"type": "refused", "code": error.code, "text": str(error)})))
-            self._fail(one, f"{WE_REFUSE}{error}", refuses=error.code)
+            self._fail(one, f"{WE_REFUSE}{error}", refuses=error.code, node_id=error.node_id)
             return
         if one.dial is None and not self._identities.take(identity.node_id, time.monotonic()):
             self._fail(one, f"{identity.node_id} connects more than {IDENTITY_PER_SECOND:g} times a second")
@@ -411,10 +413,18 @@ class Handshakes:
                 except OSError:  # as in _begin
                     self._accept_later(listener)
 
-    def _fail(self, one: _Unfinished, text: str, *, refused: str | None = None, refuses: str | None = None) -> None:
+    def _fail(
+        self,
+        one: _Unfinished,
+        text: str,
+        *,
+        refused: str | None = None,
+        refuses: str | None = None,
+        node_id: str = "",
+    ) -> None:
         if one.dial is None:
             self._report(one.peer, text)
-        self._end(one, HandshakeFailed(text, refused=refused, refuses=refuses))
+        self._end(one, HandshakeFailed(text, refused=refused, refuses=refuses, node_id=node_id))
 
     def _report(self, peer: Peer, text: str) -> None:
         """Log that a handshake has failed. The same failure from another port of the same host is not logged again."""

@@ -417,6 +417,8 @@ class Transport:
         if error.refused is not None:
             self._on_refused(peer_id, Refusal(error.refused, text), None)
         refusal = None if error.refuses is None else Refusal(error.refuses, text.removeprefix(WE_REFUSE))
+        if error.node_id not in ("", peer_id):  # its certificate says nothing about the peer
+            text, refusal = f"{error.node_id} answers there ({text})", None
         self._on_not_reached(peer_id, text, refusal)
 
     def _know(self, peer_id: str, host: str) -> None:
