@@ -370,9 +370,10 @@ def test_explain_shows_the_slowest_writes_of_a_manager(manager: Path, warren: Co
     answer = warren("explain", "--data-dir", manager, "-o", "json").json
     assert (answer["node_id"], answer["slow_write_seconds"]) == ("m1", 0.5)
     assert answer["slowest"][0]["stages"]["sync"] > 0
+    slowest = (answer["slow"] or answer["slowest"])[0]  # on a busy machine the writes of other tests were slower
     for form in ("table", "wide"):
         text = warren("explain", "--data-dir", manager, "-o", form).text
-        assert "put volume" in text
+        assert f"{slowest['op']} {slowest['kind']}" in text
         assert "QUEUE" in text
         assert "FOLLOWERS" not in text, "a cluster of one has none"
 
