@@ -220,7 +220,7 @@ class Handshakes:
     def _run(self) -> None:
         try:
             while not self._closing:
-                for key, _ in self._selector.select(min(LOOK_SECONDS, self._seconds / 4)):
+                for key, _ in self._selector.select(self._pause_seconds()):
                     if not self._closing:
                         key.data()
                 self._look_at_deadlines()
@@ -230,6 +230,10 @@ class Handshakes:
             context = {"message": "the thread of the TLS handshakes failed", "exception": failure}
             self._to_loop(self._loop.call_exception_handler, context)
             self._stop()
+
+    def _pause_seconds(self) -> float | None:
+        """The longest wait for a socket. None, no limit, if nothing has a deadline: an idle manager sleeps."""
+        return min(LOOK_SECONDS, self._seconds / 4) if self._unfinished or self._waiting else None
 
     def _take_commands(self) -> None:
         with contextlib.suppress(BlockingIOError):
