@@ -49,6 +49,9 @@ class BeatTable:
         self._random_bits = random_bits
         self.inbox: deque[tuple[str, float, float]] = deque(maxlen=INBOX_MAX)
         """(node id, ttl, time by the monotonic clock) of the beats that callers brought since the last look."""
+        self._in_inbox: set[str] = set()
+        """The nodes with a beat in the inbox. `take` adds a node before it appends the beat: otherwise a look could
+        come between the two, and the node would stay in the set."""
         self.known: dict[str, Beat] = {}
         self._own: dict[str, Beat] = {}
         """The last beat of each node that a caller brought here. No other manager knows its time better."""
@@ -63,10 +66,13 @@ class BeatTable:
 
     def take(self, node_id: str, ttl_seconds: float, now: float) -> None:
         """A caller brings a beat, at the time `now` of the monotonic clock."""
+        self._in_inbox.add(node_id)
         self.inbox.append((node_id, ttl_seconds, now))
 
     def age_of(self, node_id: str) -> float | None:
         """Seconds since the last beat of a node that is known here, to a look (0.25 s); None if none is known."""
+        if node_id in self._in_inbox:
+            return 0.0
         beat = self.known.get(node_id)
         return None if beat is None or not beat.mark else max(0.0, self.now - beat.at)
 
@@ -84,7 +90,8 @@ class BeatTable:
             return []
         found: dict[str, None] = {}
         known, bits = self.known, self._random_bits
-        for node_id, ttl_seconds, came_at in taken(self.inbox):
+        beats = taken(self.inbox)
+        for node_id, ttl_seconds, came_at in beats:
             # It came since the last look: whatever the clock says, it is not older than that.
             at = max(before, min(self.now, self.now - (now - came_at)))
             beat = known.get(node_id)
@@ -94,6 +101,11 @@ class BeatTable:
             other = beat[:2] if beat is not None and beat.mark else None
             known[node_id] = self._own[node_id] = Beat(ttl_seconds, at, bits(MARK_BITS) or 1, other)
             found[node_id] = None
+        # Not before: `age_of` knows of a beat at every moment after `take`.
+        if len(beats) < INBOX_MAX:
+            self._in_inbox.difference_update([node_id for node_id, _, _ in beats])
+        else:  # beats were dropped, so their nodes are not among these
+            self._in_inbox.clear()
         return list(found)
 
     def to_tell(self, node_id: str) -> list[Beat]:

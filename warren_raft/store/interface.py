@@ -57,8 +57,8 @@ class BaseStore(Reader, Writer):
         self._take_beat(node_id, seconds)
 
     def last_heartbeat_age(self, node_id: str) -> float | None:
-        """Seconds since the last heartbeat of a node; None if this manager knows of none. Any manager knows it to a
-        second and a half. Raises Closed."""
+        """Seconds since the last heartbeat of a node; None if this manager knows of none. The manager that took it
+        knows it at once, to 0.25 s; any other manager to a second and a half. Raises Closed."""
         return self._age_of_beat(node_id)
 
     @abstractmethod

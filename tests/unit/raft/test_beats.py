@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tests.engine_harness import Cluster
-from warren_raft.raft.beat_table import GAP_SECONDS, NODES_MAX, BeatTable
+from warren_raft.raft.beat_table import GAP_SECONDS, INBOX_MAX, NODES_MAX, BeatTable
 from warren_raft.raft.beats import AWAY_TIMEOUTS, MARGIN_SECONDS, SHARE_SECONDS, NodeBeats
 from warren_raft.raft.changes import DONE
 from warren_raft.raft.membership import REMOVE
@@ -124,6 +124,33 @@ def test_an_old_beat_that_came_here_is_not_told_for_ever() -> None:
     for now in range(100, 112):
         table.look(now / 10)
     assert [beat.mark for beat in table.to_tell("n")] == [8]
+
+
+def test_a_beat_is_known_as_soon_as_it_was_taken() -> None:
+    """(Pins a fault: until the next look, a program that had just brought a node's beat was told that none is known, or
+    the age of the beat before.)"""
+    table = running_table()
+    table.take("n", TTL, 9.95)
+    assert table.age_of("n") == 0.0
+    table.look(10.0)
+    assert table.age_of("n") == pytest.approx(0.05)
+    for now in range(101, 120):
+        table.look(now / 10)
+    assert table.age_of("n") == pytest.approx(1.95)
+    table.take("n", TTL, 11.95)
+    assert table.age_of("n") == 0.0
+
+
+def test_beats_that_came_out_of_order_or_were_dropped_are_not_young_for_ever() -> None:
+    table = running_table()
+    for n in range(INBOX_MAX + 1):
+        table.take(f"n{n}", TTL, 9.9)
+    table.look(10.0)
+    assert table.age_of("n0") is None  # its beat was dropped
+    table.take("n1", TTL, 9.0)  # brought by a thread that was slow: it came before the other one
+    for now in range(101, 120):
+        table.look(now / 10)
+    assert table.age_of("n1") == pytest.approx(1.9)
 
 
 def test_counting_begins_without_a_beat_and_is_no_age() -> None:
