@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from warren_raft.errors import InvalidEntity
+from warren_raft.errors import Corrupted, InvalidEntity
 from warren_raft.migrate import database
 from warren_raft.migrate.lines import operation_of
 from warren_raft.store.command import Operation
@@ -31,9 +31,12 @@ _OTHER_FORMS: Final = (
 )
 """Files that are given by mistake: the place of the bytes that tell them, these bytes, and the advice."""
 
+_ONE_META: Final = "one of the two meta pages is damaged, so the last change that Warren made may be missing"
+
 
 def operations(source: BinaryIO) -> list[Operation]:
-    """The operation that stores each record. Raises BadFile, and Corrupted, InUse or OSError for a database."""
+    """The operation that stores each record. Raises BadFile, and Corrupted, InUse or OSError for a database: only
+    Warren writes one, so a record that is not Warren's is damage."""
     found: dict[tuple[int, str], Operation] = {}
     for put in _from_database(source) if _is_database(source) else _from_lines(source):
         found[put.kind_number, put.id] = put
@@ -55,15 +58,16 @@ def _is_database(source: BinaryIO) -> bool:
 
 
 def _from_database(source: BinaryIO) -> list[Operation]:
+    contents = database.read(f"/dev/fd/{source.fileno()}" if source.name == "<stdin>" else source.name)
+    remedy = _ONE_META if contents.has_one_meta else ""
     try:
-        contents = database.read(f"/dev/fd/{source.fileno()}" if source.name == "<stdin>" else source.name)
+        found = contents.operations
     except InvalidEntity as error:
         where = ", ".join([source.name, *getattr(error, "__notes__", ())])
-        raise BadFile(f"{where}: {_problem(error)}") from None
-    if contents.has_one_meta:
-        text = "one of the two meta pages is damaged, so the last change that Warren made may be missing"
-        say(f"warning: {source.name}: {text}", err=True)
-    return contents.operations
+        raise Corrupted(where, _problem(error), remedy=remedy) from None
+    if remedy:
+        say(f"warning: {source.name}: {remedy}", err=True)
+    return found
 
 
 def _from_lines(source: BinaryIO) -> Iterator[Operation]:

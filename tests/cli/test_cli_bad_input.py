@@ -423,9 +423,21 @@ def test_a_bad_record_of_a_database_is_named(warren: Command, unchanged: Path, t
     file = tmp_path / "warren.db"
     file.write_bytes(gzip.decompress(WARREN_DB.read_bytes()).replace(b'"Hostname"', b'"HostName"'))
     ran = warren("import", file, "--data-dir", unchanged)
-    assert ran.code == 1
+    assert ran.code == 3
     assert ran.err.startswith(f"warren-raft: {file}, record b'node-")
     assert "of bucket 'nodes': node.HostName: there is no such field; did you mean Hostname?" in ran.err
+
+
+def test_a_bad_record_of_an_older_state_comes_with_the_reason(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    """The records are those of the transaction before, because the newest meta page is damaged."""
+    file = tmp_path / "warren.db"
+    data = bytearray(gzip.decompress(WARREN_DB.read_bytes()).replace(b'"Hostname"', b'"HostName"'))
+    data[4096 + 20] ^= 1
+    file.write_bytes(data)
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 3
+    assert ran.err.startswith(f"warren-raft: {file}, record b'node-")
+    assert "one of the two meta pages is damaged, so the last change that Warren made may be missing" in ran.err
 
 
 @pytest.mark.parametrize(

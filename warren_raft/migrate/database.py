@@ -32,20 +32,24 @@ def is_database(head: bytes) -> bool:
 class Contents(NamedTuple):
     """The records of a database."""
 
-    operations: list[Operation]
-    """The operation that stores each record. Of two for one entity the last one counts."""
+    records: list[Record]
     has_one_meta: bool
     """Whether one of the file's two meta pages is damaged. Then its last transaction may be missing."""
 
+    @property
+    def operations(self) -> list[Operation]:
+        """The operation that stores each record. Of two for one entity the last one counts. Raises InvalidEntity for a
+        record that is not Warren's; a note of the error names it."""
+        return [_operation(record) for record in self.records]
+
 
 def read(path: str | os.PathLike[str]) -> Contents:
-    """All records of a database. Raises Corrupted, InUse (Warren runs), OSError, and InvalidEntity for a record
-    that is not Warren's; a note of the error names it."""
+    """All records of a database. Raises Corrupted, InUse (Warren runs), and OSError."""
     with BoltFile(path) as file:
         records = file.records()
         has_one_meta = file.has_one_meta
     records.sort(key=lambda record: record.buckets[:1] != (OLD_CONTAINERS.encode(),))  # the newer name counts
-    return Contents([_operation(record) for record in records], has_one_meta)
+    return Contents(records, has_one_meta)
 
 
 def _operation(record: Record) -> Operation:
