@@ -80,6 +80,9 @@ class Elections:
         """The leader that we heard, until the link to it breaks or its time is up. Never this manager."""
         self.leader_contact = -1e9
         """When a message of the present leader last arrived."""
+        self.last_contact = -1e9
+        """When a leader was last heard or, if we led later, a majority. It is not forgotten with the leader: the age of
+        the state is counted from it. No election depends on it."""
         self._successor: tuple[str, float] = ("", -1e9)
         """The manager that our leader hands over to, and when the leader last said so."""
         self._parked: tuple[str, RequestVote, float] | None = None
@@ -98,7 +101,7 @@ class Elections:
     def heard_leader(self, leader: str, now: float) -> None:
         if self._waited_for:
             self._waited_for = {of: at for of, at in self._waited_for.items() if of[0] != leader}
-        self.leader_contact = now
+        self.leader_contact = self.last_contact = now
         self.leader = leader
         self._asking = False
         self.deadline = now + self._draw()
@@ -125,10 +128,11 @@ class Elections:
         self.leader_contact = -1e9
         self._asking = False
 
-    def stepped_down(self, now: float, why: Reason, *, is_alone: bool = False) -> None:
+    def stepped_down(self, now: float, why: Reason, *, is_alone: bool = False, majority_at: float = -1e9) -> None:
         """We led and do not any more: wait a full timeout before asking. We may have heard our successor already. The
-        only voter (`is_alone`) does not wait."""
+        only voter (`is_alone`) does not wait. `majority_at`: when we last heard a majority."""
         self.why = why
+        self.last_contact = max(self.last_contact, majority_at)
         self.deadline = now if is_alone else now + self._draw()
 
     def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:

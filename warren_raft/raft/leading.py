@@ -7,6 +7,7 @@ manager that says it leads has applied an entry of its own term, so its state ho
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final, Literal
 
@@ -33,6 +34,10 @@ that could lead in its place may have died."""
 UNAPPLIED_SECONDS: Final = 0.05
 """Commit indexes that the leader gave within this time are remembered as one, with the time of the first. The age of a
 state may be too high by so much, never too low."""
+
+
+def _age(at: float, now: float) -> float:
+    return math.inf if at <= LONG_AGO else max(0.0, now - at)
 
 
 class Leading:
@@ -133,22 +138,24 @@ class Leading:
         """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
         if self._core.is_leader:
             return 0.0
-        contact = self._elections.leader_contact
-        return float("inf") if contact <= LONG_AGO else max(0.0, now - contact)
+        return _age(self._elections.last_contact, now)
 
     def staleness(self, now: float) -> float:
         """Seconds since this manager last had applied all that the leader it heard had committed. On the leader: since
         a majority was heard."""
         if self._core.is_leader and self.leads_for_sure:
-            ages = (self._roster.contact_age(voter, now) for voter in self._roster.voters)
-            known = sorted(float("inf") if age is None else age for age in ages)
-            return known[len(known) // 2] if known else float("inf")
-        contact = self._elections.leader_contact
+            return self._majority_age(now)
+        contact = self._elections.last_contact
         try:  # other threads ask too, and the raft thread may take the last pair meanwhile
-            since = min(contact, self._unapplied[0][1])
+            return _age(min(contact, self._unapplied[0][1]), now)
         except IndexError:
-            since = contact
-        return float("inf") if contact <= LONG_AGO else max(0.0, now - since)
+            return _age(contact, now)
+
+    def _majority_age(self, now: float) -> float:
+        """Seconds since a majority of the voters was last heard."""
+        ages = (self._roster.contact_age(voter, now) for voter in self._roster.voters)
+        known = sorted(math.inf if age is None else age for age in ages)
+        return known[len(known) // 2] if known else math.inf
 
     # Elections ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +232,9 @@ class Leading:
             if leads:
                 self._elections.became_leader()
             else:
-                self._elections.stepped_down(self._context.now, why or self._why_stepped_down())
+                now = self._context.now
+                majority_at = now - self._majority_age(now) if self.leads_for_sure else LONG_AGO
+                self._elections.stepped_down(now, why or self._why_stepped_down(), majority_at=majority_at)
                 self._submitter.clear_queue()
         if leads:
             self._led_term = self._core.term

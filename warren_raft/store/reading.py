@@ -280,7 +280,8 @@ class Reader(ReadMethods):
         """The database to read from now; another one after a change of generation. Raises Closed."""
 
     def _leader_contact_age_seconds(self) -> float | None:
-        """The time since the last contact with a leader; 0 on the leader itself; None if it is not known."""
+        """The time since the last contact with a leader; 0 on the leader itself; infinite before the first; None if
+        it is not known."""
         return None
 
     def _staleness_seconds(self) -> float | None:
@@ -463,7 +464,8 @@ class View(ReadMethods):
         """The time since the last contact with a leader when the view was opened: how far it may lag behind the
         cluster.
 
-        0 on the leader and in a LocalStore; None if it is not known (a ReadOnlyStore, or no leader so far).
+        0 on the leader and in a LocalStore; infinite before the first contact; None in a ReadOnlyStore, which does not
+        know it. A leader that was deposed counts from its last contact with a majority.
         """
         return self._contact_age
 

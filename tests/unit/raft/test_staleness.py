@@ -62,6 +62,48 @@ def test_a_leader_that_is_cut_off_grows_stale(cluster: Cluster) -> None:
     assert 0.7 < staleness(cluster, leader.id) < 1.4
 
 
+def contact_age(cluster: Cluster, id_: str) -> float:
+    return cluster.nodes[id_].engine.leader_contact_age(cluster.now)
+
+
+def test_a_follower_whose_link_broke_knows_when_it_heard_its_leader(cluster: Cluster) -> None:
+    """(Pins a fault: with the link the time was forgotten, and the state seemed to be of any age at once.)"""
+    follower = cluster.followers()[0]
+    cluster.isolate(follower)
+    cluster.turn()
+    assert contact_age(cluster, follower) < 0.5
+    assert staleness(cluster, follower) < 0.5
+    cluster.run(3.0)
+    assert 3.0 <= contact_age(cluster, follower) < 3.5
+    assert 3.0 <= staleness(cluster, follower) < 3.5
+    cluster.heal()
+    cluster.run_until(lambda: staleness(cluster, follower) < 0.3)
+    assert contact_age(cluster, follower) < 0.3
+
+
+def test_a_leader_that_lost_its_majority_knows_when_it_heard_it(cluster: Cluster) -> None:
+    """It does not lead any more, and has heard no other leader."""
+    leader = cluster.wait_leader()
+    cluster.isolate(leader.id)
+    cluster.run(4.0)
+    assert leader.engine.role != "leader"
+    assert 4.0 <= contact_age(cluster, leader.id) < 4.5
+    assert 4.0 <= staleness(cluster, leader.id) < 4.5
+    cluster.heal()
+    cluster.run_until(lambda: staleness(cluster, leader.id) < 0.3)
+
+
+def test_a_new_leader_was_in_contact_with_the_old_one(cluster: Cluster) -> None:
+    """While it has not applied an entry of its own term, its state is as old as that contact."""
+    cluster.crash(cluster.wait_leader().id)
+    begin = cluster.now
+    heir = cluster.run_until(
+        lambda: next((node for node in cluster.nodes.values() if node.engine.role == "leader"), None)
+    )
+    assert contact_age(cluster, heir.id) == 0.0
+    assert staleness(cluster, heir.id) < cluster.now - begin + 0.5
+
+
 def test_a_follower_that_does_not_apply_what_it_hears_grows_stale(cluster: Cluster) -> None:
     """Its disk hangs, so it applies nothing. It hears its leader all the time."""
     leader, follower = cluster.wait_leader().id, cluster.followers()[0]
