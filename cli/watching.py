@@ -1,6 +1,7 @@
 """`warren-raft watch, events`: the changes of the state, one line each.
 
-Both read the database directly, whether or not the manager runs. Not here: what is an event (store/events.py).
+Both read the database directly, whether or not the manager runs. Not here: what is an event (store/events.py), and
+where the time and the session of a change are kept (data_dir/origins.py).
 Invariant: a change is printed once, in order, or the command fails; secret parts are printed with --show only.
 """
 
@@ -8,24 +9,38 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from warren_raft.errors import WatchLost
-from warren_raft.model.json_form import to_json
+from warren_raft.model.json_form import format_time, to_json
+from warren_raft.store.command import owner_among
+from warren_raft.store.events import BOOKMARK
 from warren_raft.store.tables import CONTAINER
 from warren_raft.support.wording import printable
 
-from .common import REVISION_MAX, IdType, KindType, ShowingCommand, WholeNumberType, database, wants_json
+from .common import (
+    REVISION_MAX,
+    IdType,
+    KindType,
+    ShowingCommand,
+    WholeNumberType,
+    data_dir,
+    database,
+    wants_json,
+    wants_wide,
+)
 from .entities import show_option, without_secrets
 from .tables import say
 
 if TYPE_CHECKING:
+    from warren_raft.data_dir.origins import KnownOrigins
     from warren_raft.local.read_only import ReadOnlyStore
     from warren_raft.store.events import Event
 
+_SECONDS: Final = len("2026-11-27T15:13:06")
 END_SECONDS: Final = 0.01
 """After this time without an event `events` hears how far it is, and ends."""
 
@@ -73,24 +88,28 @@ def watch(since: int | None, kinds: Sequence[Any], service_id: str | None, node_
 @kind_option
 @show_option
 def events(since: int | None, kinds: Sequence[Any], show: bool) -> None:
-    """Print the changes of the state that are kept, oldest first, in the form of watch. Reads the database directly.
+    """Print the changes of the state that are kept, oldest first. Reads the database directly.
 
-    The last 100,000 revisions are kept, and at most 32 MiB.
+    A line has the revision, when this manager applied it, the manager through which it was written, and then what watch
+    prints. - is not known: the change came in a snapshot. -o wide also shows the session, which is one process of that
+    manager. The last 100,000 revisions are kept, and at most 32 MiB.
 
     \b
     Example: warren-raft events --since 1200 --data-dir data/m1
     """
+    from warren_raft.data_dir.origins import KnownOrigins, member_ids
     from warren_raft.watching.feeding import oldest_since
 
     with database() as store:
         with store.read() as view:
             end = view.revision
+        origins = _Origins(KnownOrigins(data_dir()), member_ids(store))
         if since is not None:
             _require_kept(store, since)
         begin = oldest_since(store) if since is None else since
         with store.watch(begin, kinds=_names(kinds), bookmark_seconds=END_SECONDS) as found:
             while found.revision < end:
-                _print((event for event in found.take() if event.operation != "bookmark"), show=show)
+                _print((event for event in found.take() if event.operation != BOOKMARK), show=show, origins=origins)
 
 
 class ChangesNotKept(WatchLost):
@@ -126,21 +145,44 @@ def _names(kinds: Sequence[Any]) -> list[str] | None:
     return [kind.name for kind in kinds] or None
 
 
-def _print(found: Iterable[Event], *, show: bool) -> None:
-    form = _as_json if wants_json() else _as_line
+class _Origins:
+    """When the revisions were made, and by whom, in words."""
+
+    def __init__(self, known: KnownOrigins, members: Sequence[str]) -> None:
+        self._known = known
+        self._members = members
+        self._width = max(map(len, [*members, "-"]))
+
+    def as_json(self, revision: int) -> dict[str, str | None]:
+        applied_at, session = self._known.of(revision)
+        return {
+            "applied_at": None if applied_at is None else format_time(applied_at),
+            "node": None if session is None else owner_among(session, self._members),
+            "session": None if session is None else f"{session:016x}",
+        }
+
+    def as_text(self, revision: int, *, wide: bool) -> str:
+        time, node, session = self.as_json(revision).values()
+        if wide:
+            return f"{time or '-':<27}  {node or '-':<{self._width}}  {session or '-':<16}"
+        seconds = "-" if time is None else time[:_SECONDS] + "Z"
+        return f"{seconds:<{_SECONDS + 1}}  {node or '-':<{self._width}}"
+
+
+def _print(found: Iterable[Event], *, show: bool, origins: _Origins | None = None) -> None:
     for event in found:
-        click.echo(form(event, show))
+        if wants_json():
+            click.echo(_as_json(event, {} if origins is None else origins.as_json(event.revision), show=show))
+        else:
+            origin = "" if origins is None else origins.as_text(event.revision, wide=wants_wide()) + "  "
+            click.echo(f"{event.revision}  {origin}{event.operation:<6}  {event.kind:<11}  {printable(event.id)}")
 
 
-def _as_line(event: Event, _show: bool) -> str:
-    return f"{event.revision}  {event.operation:<6}  {event.kind:<11}  {printable(event.id)}"
-
-
-def _as_json(event: Event, show: bool) -> str:
+def _as_json(event: Event, origin: Mapping[str, str | None], *, show: bool) -> str:
     entity: Any = event.entity
     if isinstance(entity, bytes):
         entity = {"data": base64.b64encode(entity).decode() if show else None}
     elif entity is not None:
         entity = to_json(entity) if show else without_secrets(event.kind, to_json(entity))
     head = {name: getattr(event, name) for name in ("revision", "operation", "kind", "id", "index")}
-    return json.dumps({**head, "entity": entity})
+    return json.dumps({**head, **origin, "entity": entity})

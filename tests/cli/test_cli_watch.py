@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cli_support import Command
+from cli_support import Command, StartManager, free_addresses
 
 
 def put(warren: Command, manager: Path, kind: str, tmp_path: Path, entity: dict[str, Any]) -> int:
@@ -65,9 +66,9 @@ def test_events_prints_what_is_kept_and_ends(warren: Command, manager: Path, tmp
     put(warren, manager, "secret", tmp_path, {"id": "watch-secret", "data": "c2VjcmV0"})
     warren("delete", "service", "watch-s", "--data-dir", manager)
     lines = warren("events", "--since", str(begin), "--data-dir", manager).text.splitlines()
-    assert [line.split() for line in lines] == [
-        [str(begin + 1), "put", "secret", "watch-secret"],
-        [str(begin + 2), "delete", "service", "watch-s"],
+    assert [[line.split()[0], *line.split()[2:]] for line in lines] == [
+        [str(begin + 1), "m1", "put", "secret", "watch-secret"],
+        [str(begin + 2), "m1", "delete", "service", "watch-s"],
     ]
     later = warren("events", "--since", "999999999", "--data-dir", manager)
     says = f"nothing after revision 999999999 yet: the latest is {begin + 2}\n"
@@ -79,6 +80,30 @@ def test_events_prints_what_is_kept_and_ends(warren: Command, manager: Path, tmp
     for more, data in (((), None), (("--show",), "c2VjcmV0")):
         ran = warren("events", "--since", str(begin), "--kind", "secrets", "-o", "json", *more, "--data-dir", manager)
         assert json.loads(ran.out)["entity"]["data"] == data
+
+
+def test_events_says_when_and_by_which_manager_and_process(
+    warren: Command, start_manager: StartManager, tmp_path: Path
+) -> None:
+    directory, members = tmp_path / "m1", {"m1": free_addresses(1)[0]}
+    before = datetime.now(UTC)
+    sessions = []
+    for revision in (1, 2):  # by two processes
+        process = start_manager(directory, "m1", members, "--bootstrap")
+        process.wait_ready()
+        assert put(warren, directory, "service", tmp_path, {"id": "s", "replicas": revision}) == revision
+        event = json.loads(warren("events", "--since", revision - 1, "-o", "json", "--data-dir", directory).out)
+        assert before <= datetime.fromisoformat(event["applied_at"]) <= datetime.now(UTC)
+        assert (event["node"], event["revision"]) == ("m1", revision)
+        sessions.append(event["session"])
+        process.stop()
+    assert len(set(sessions)) == 2
+    wide = warren("events", "-o", "wide", "--data-dir", directory).text.splitlines()
+    assert [line.split()[3] for line in wide] == sessions
+    assert len(wide[0].split()[1]) == len("2026-11-27T15:13:06.123456Z")
+    (directory / "origins").unlink()
+    (line,) = warren("events", "--since", "1", "--data-dir", directory).text.splitlines()
+    assert line.split() == ["2", "-", "-", "put", "service", "s"]
 
 
 def test_wrong_arguments_of_watch(warren: Command, manager: Path) -> None:

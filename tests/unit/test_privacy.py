@@ -190,7 +190,19 @@ def test_a_directory_that_others_fill_while_it_is_closed_is_refused(
         DirectoryLock(made)
 
 
-LINKED = ("lock", "log", "state", "snapshots", "tls", "manager.json", "log/*", "state/*.mdb", "snapshots/*", "tls/*")
+LINKED = (
+    "lock",
+    "log",
+    "state",
+    "snapshots",
+    "tls",
+    "manager.json",
+    "origins",
+    "log/*",
+    "state/*.mdb",
+    "snapshots/*",
+    "tls/*",
+)
 
 
 @pytest.mark.parametrize("pattern", LINKED)
@@ -231,7 +243,7 @@ def test_a_file_that_is_not_a_managers_is_not_examined(directory: Path, tmp_path
 
 def test_all_that_a_manager_keeps_is_looked_at(lived_in: Path) -> None:
     left = {path.name for path in lived_in.iterdir()}
-    assert {"lock", "log", "state", "snapshots", "manager.json", "tls", "tls.lock"} == left
+    assert {"lock", "log", "state", "snapshots", "manager.json", "origins", "tls", "tls.lock"} == left
     exchanged = {
         tls_files.DIRECTORY_NAME,
         tls_files._PART,

@@ -19,7 +19,8 @@ from ..errors import RefusedForSafety
 from .sharing import name_of_user
 
 NAMES: Final = frozenset(
-    {"lock", "log", "state", "snapshots", "manager.json", "last-failure.json", "restore.part", "restore.ready"}
+    {"lock", "log", "state", "snapshots", "manager.json", "origins", "last-failure.json"}
+    | {"restore.part", "restore.ready"}
     | {"tls", "tls.part", "tls.new", "tls.old", "tls.lock"}
 )
 """The names of a manager's files in its directory. Other names there (lost+found) are not checked."""

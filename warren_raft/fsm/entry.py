@@ -104,6 +104,15 @@ class Committed(NamedTuple):
         return Position(*self[:4])
 
 
+class Made(NamedTuple):
+    """A revision, and what made it. (Nothing is decided by it: a restored state does not have it.)"""
+
+    revision: int
+    entry_index: int
+    session: int
+    """Of the command."""
+
+
 def read_committed(transaction: ReadTransaction) -> Committed:
     """The state that the last entry left in the database. Raises Corrupted for a cluster id that is not a text."""
     cluster_id = transaction.fetch(META, CLUSTER_ID)
@@ -148,6 +157,7 @@ class Entries:
         "_term",
         "_transaction",
         "digests",
+        "made",
         "tally_changes",
     )
 
@@ -177,6 +187,8 @@ class Entries:
         self._level = before.level
         self.digests: list[tuple[int, bytes]] = []
         """The digest after each of the entries."""
+        self.made: list[Made] = []
+        """The revisions of the entries, in a row."""
         self.tally_changes: Final = TallyChanges()
 
     def apply(
@@ -256,7 +268,7 @@ class Entries:
 
     def _carry_out(self, command: Command, data: bytes) -> Answer:
         """Check every possible objection first, and change something only then: afterwards only the disk can fail."""
-        _, _, _, operations, fence, _, _, version = command
+        session, _, _, operations, fence, _, _, version = command
         if fence != NO_FENCE and fence != self._term:
             return self._revision, (LEADERSHIP_LOST, fence)
         if operations and operations[0].verb == LEASE:
@@ -289,6 +301,7 @@ class Entries:
         if before is not None:
             body = with_before(body, changed, before)
         self._history.append(self._transaction, revision, body)
+        self.made.append(_new(Made, (revision, self._index, session)))
         return revision, None
 
     def _keep_leases(self, operations: Sequence[Operation]) -> Error | None:

@@ -6,7 +6,7 @@ Invariant: the applied index is written with the changes, and this object publis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from warren_raft.errors import Corrupted
@@ -15,6 +15,7 @@ from warren_raft.fsm.digest import recompute as recompute_digest
 from warren_raft.fsm.entry import (
     Committed,
     Entries,
+    Made,
     read_committed,
 )
 from warren_raft.fsm.history import History
@@ -54,6 +55,8 @@ class StateMachine:
         """The index of the last entry that was applied; FIRST_INDEX for a new database."""
         self.applied_term: int
         """The term of that entry; 0 for a new database."""
+        self.on_made: Callable[[Sequence[Made]], None] = lambda _made: None
+        """Is told the revisions of each commit that made some, in the thread that applies. Must not raise."""
         self._examined: dict[bytes, Command] = {}
         """Commands without a problem that were not applied yet."""
         self._tally: tuple[int, Tally] = -1, {}
@@ -188,6 +191,8 @@ class StateMachine:
         self._tally = after.applied_index, applied.tally_changes.applied_to(self._tally[1])
         self._show(after, applied.digests)
         self._in_doubt = False
+        if applied.made:
+            self.on_made(applied.made)
         return results
 
     def _load(self) -> None:

@@ -22,6 +22,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config, split_address
 from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.data_dir.origins import Origins
 from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.errors import Closed, WarrenError
@@ -157,6 +158,14 @@ class Parts:
             self.opened.keeper.on_swap = self._swapped
             undo.callback(self.opened.abandon)
             self.life.database = self.opened.database
+            self.origins = Origins(
+                config.directory,
+                node_id=config.node_id,
+                old_index=self.opened.log.last_index,
+                files=OS_FILES if self._files is None else self._files,
+            )
+            undo.callback(self.origins.close)
+            self.opened.machine.on_made = self.origins.keep
             self._make_parts(listen)
             undo.callback(self._stop_threads)
             self._start(make_admin, make_pages)
@@ -293,6 +302,7 @@ class Parts:
 
     def _swapped(self, machine: StateMachine, was_wrong: bool) -> None:
         """In the raft thread, after the state was replaced. Reads that have begun go on in the old state."""
+        machine.on_made = self.origins.keep
         if was_wrong:
             self.hub.diverged(machine.database)
         self.installed += 1
@@ -434,6 +444,7 @@ class Parts:
         )
 
     def _close_opened(self) -> None:
+        self.origins.close()
         self.opened.close(failed=self.life.failure is not None)
 
     def _say(self, level: int, what: str, text: object, **keys: str | float) -> None:

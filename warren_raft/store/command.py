@@ -6,7 +6,7 @@ Invariant: a command has exactly one encoding, so every manager reads the same b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
@@ -147,6 +147,11 @@ def is_session_of(session: int, node_id: str) -> bool:
     manager that wrote under the session of another would make the cluster answer that manager's next write with the
     wrong answer."""
     return session >> (_SESSION_BITS - _OWNER_BITS) == _owner_of(node_id)
+
+
+def owner_among(session: int, node_ids: Iterable[str]) -> str | None:
+    """The manager among `node_ids` whose session this is; None if it is none of theirs."""
+    return next((node_id for node_id in node_ids if is_session_of(session, node_id)), None)
 
 
 @lru_cache(maxsize=256)
