@@ -373,6 +373,42 @@ def test_a_closed_store_answers_nothing_and_an_open_view_goes_on(path: Path) -> 
         batch.delete_node("n")
 
 
+@pytest.mark.parametrize("wrong", [None, 7, b"n"])
+def test_reads_and_deletes_say_that_an_id_or_a_name_is_not_text(store: LocalStore, wrong: Any) -> None:
+    """(Pins a fault: reads raised AttributeError.)"""
+    with store.read() as view:
+        for reader in (store, view):
+            for read, field in (
+                (reader.get_node, "id"),
+                (reader.get_service_by_name, "name"),
+                (reader.list_containers_by_service, "service_id"),
+                (reader.list_containers_by_node, "node_id"),
+                (reader.get_tls_certificates_by_host, "hosts"),
+            ):
+                with pytest.raises(InvalidEntity, match=r"must be text \(str\), not ") as raised:
+                    read(wrong)
+                assert raised.value.field == field
+    for call in (store.delete_node, store.heartbeat):
+        with pytest.raises(InvalidEntity, match=r"node.id: must be text \(str\), not "):
+            call(wrong)
+
+
+def test_a_subclass_of_str_is_text_in_every_call(store: LocalStore) -> None:
+    """(Pins a fault: an entity with such an id could be stored and read, and not be deleted.)"""
+
+    class Name(str):
+        pass
+
+    store.create_service(Service(id=Name("s"), name=Name("web")), request_id=Name("job-1"))
+    assert type(store.get_service(Name("s")).id) is str
+    assert store.get_service_by_name(Name("web")).id == "s"
+    assert store.update_service(Service(id="s", name="other"), request_id="job-1") == 1  # the same request
+    with store.batch() as batch:
+        batch.require("service", Name("s"), 1)
+        batch.delete_service(Name("s"))
+    assert store.list_services() == []
+
+
 def test_an_error_that_is_kept_does_not_keep_the_files_open(path: Path) -> None:
     """Its traceback held the transaction, that the environment: the directory was in use until Python let go."""
     kept: list[BaseException] = []
@@ -382,6 +418,9 @@ def test_an_error_that_is_kept_does_not_keep_the_files_open(path: Path) -> None:
                 with pytest.raises(NotFound) as raised:
                     read("nobody")
                 kept.append(raised.value)
+                with pytest.raises(InvalidEntity) as wrong:
+                    read(None)  # type: ignore[arg-type]
+                kept.append(wrong.value)
             with pytest.raises(RevisionConflict) as conflict:
                 store.update_node(Node(id="n"), if_revision=7)
             kept.append(conflict.value)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
-from warren_raft.errors import Corrupted, NotFound
+from warren_raft.errors import Corrupted, InvalidEntity, NotFound
 from warren_raft.store import codec
 from warren_raft.store.cache import CACHED_ENTITIES_MAX, CACHED_RECORD_BYTES_MAX, HEAD_BYTES
 from warren_raft.store.memo import Listed
@@ -31,13 +31,14 @@ CORRECTED_PART_MAX: Final = 0.25
 
 
 def by_id(database: Owner, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
-    """The entity under an id. Raises NotFound, also for an id that no entity can have."""
+    """The entity under an id. Raises NotFound, also for an id that no entity can have, and InvalidEntity."""
     try:
         key = id.encode()
         record = txn.get(key, None, database.tables[kind.number].handle)
-    except (lmdb.BadValsizeError, UnicodeEncodeError):  # empty, over 511 bytes, or not UTF-8
+    except (lmdb.BadValsizeError, UnicodeEncodeError, AttributeError):  # empty, over 511 bytes, not UTF-8, or no text
         record = None
     if record is None:
+        _require_text(kind, "id", id)
         raise NotFound(kind.name, id)
     entry = database.decoded.tables[kind.number].get(key)
     if entry is not None and entry[0] == record[:HEAD_BYTES]:
@@ -46,7 +47,9 @@ def by_id(database: Owner, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
 
 
 def first_by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value: str) -> E:
-    """The entity with the smallest id among the entities with this value. Raises NotFound."""
+    """The entity with the smallest id among the entities with this value. Raises NotFound and
+    InvalidEntity."""
+    _require_text(kind, index.field, value)
     key = codec.exact_key(value)
     id_ = txn.get(key, None, database.index_handles[index.name]) if key else None  # the first of the duplicates
     if id_ is None:
@@ -55,19 +58,27 @@ def first_by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value
 
 
 def by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value: str) -> list[E]:
-    """The entities with this value, ordered by id."""
+    """The entities with this value, ordered by id. Raises InvalidEntity."""
+    _require_text(kind, index.field, value)
     keys = _keys_in(database, txn, index, codec.exact_key(value))
     return _entities(database, kind, _records(database, txn, kind, keys))
 
 
 def by_host(database: Owner, txn: Txn, kind: Kind[E], index: Index, host: str) -> list[E]:
-    """The entities with `host`, or with the wildcard of its parent (RFC 6125, 6.4.3), ordered by id."""
+    """The entities with `host`, or with the wildcard of its parent (RFC 6125, 6.4.3), ordered by id. Raises
+    InvalidEntity."""
+    _require_text(kind, index.field, host)
     exact = codec.folded_key(host)
     label, _, parent = exact.partition(b".")
     keys = set(_keys_in(database, txn, index, exact))
     if label and parent:
         keys.update(_keys_in(database, txn, index, b"*." + parent))
     return _entities(database, kind, _records(database, txn, kind, sorted(keys)))
+
+
+def _require_text(kind: Kind[Any], field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidEntity(kind.name, f"must be text (str), not {type(value).__name__}", field=field)
 
 
 def everything(database: Owner, txn: Txn, kind: Kind[E]) -> list[E]:

@@ -67,8 +67,9 @@ def _put(kind: Kind[Any], id: str, entity: bytes, if_revision: int | None) -> Op
 
 def delete_operation(kind: Kind[Any], id: str, if_revision: int | None) -> Operation:  # noqa: A002
     """The operation that deletes an entity. Raises InvalidEntity for an id that no entity can have."""
-    if type(id) is not str:
+    if not isinstance(id, str):
         raise InvalidEntity(kind.name, f"must be text (str), not {type(id).__name__}", field="id")
+    id = str.__str__(id)  # noqa: A001  a subclass of str is converted, as in an entity that is stored
     try:
         size = len(id.encode())
     except UnicodeEncodeError:
@@ -93,8 +94,8 @@ def require_operation(kind: Kind[Any], id: str, revision: int) -> Operation:  # 
 def checked_request_id(request_id: str) -> str:
     """The request key of a command. Raises InvalidEntity for a text that is none."""
     try:
-        if type(request_id) is str and 0 < len(request_id.encode()) <= REQUEST_KEY_MAX_BYTES:
-            return request_id
+        if isinstance(request_id, str) and 0 < len(str.encode(request_id)) <= REQUEST_KEY_MAX_BYTES:
+            return str.__str__(request_id)
     except UnicodeEncodeError:  # a lone surrogate
         pass
     reason = f"must be a text of 1 to {REQUEST_KEY_MAX_BYTES} bytes in UTF-8"

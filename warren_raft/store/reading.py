@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import lmdb
 
-from warren_raft.errors import Closed, Misuse, NotFound, Unavailable
+from warren_raft.errors import Closed, InvalidEntity, Misuse, NotFound, Unavailable
 from warren_raft.model.entities import (
     Container,
     Ingress,
@@ -76,7 +76,7 @@ class ReadMethods(ABC):
     """The read operations. Entities come with their revision and are immutable; they may be shared and kept.
 
     All raise Closed on a closed store, and Corrupted if the file does not hold the bytes that were written to it. Ids
-    and names of more than 511 bytes are not found.
+    and names of more than 511 bytes are not found; InvalidEntity says that an id, a name or a host is not text.
     """
 
     __slots__ = ()
@@ -375,7 +375,7 @@ class Reader(ReadMethods):
                     record = txn.get(key)
                 if record is not None and record[:HEAD_BYTES] == entry[0]:
                     return entry[1]  # type: ignore[no-any-return]
-        except (UnicodeEncodeError, Closed, lmdb.Error):
+        except (AttributeError, UnicodeEncodeError, Closed, lmdb.Error):
             pass
         try:
             return self._within(lookup.by_id, kind, id)
@@ -389,7 +389,7 @@ class Reader(ReadMethods):
             try:
                 with database.begin() as txn:
                     return read(database, txn, *args, **kwargs)
-            except NotFound as error:
+            except (NotFound, InvalidEntity) as error:
                 # The traceback would hold the transaction, and the transaction holds the files. A caller that keeps the
                 # error (as a test does) could not open the directory again after `close`.
                 del txn
@@ -502,7 +502,7 @@ class View(ReadMethods):
         try:
             with transaction.lock:
                 return read(transaction.database, transaction.raw, *args, **kwargs)
-        except NotFound as error:
+        except (NotFound, InvalidEntity) as error:
             raise error.with_traceback(None) from None  # see Reader._within
         except lmdb.Error as error:
             raise translated(error, transaction.database.path) from error
