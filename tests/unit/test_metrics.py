@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,41 @@ def test_rules_and_dashboard_name_only_metrics_that_exist() -> None:
     assert in_dashboard <= known
 
 
+def panels_of(kind: str) -> list[Any]:
+    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] == kind]
+
+
+def test_the_numbers_of_the_dashboard_are_of_now() -> None:
+    """With a query over the time range, Grafana shows the last value in it: "no alarm", hours after every manager
+    died."""
+    stats = panels_of("stat")
+    assert len(stats) == 6
+    for panel in stats:
+        assert all(target["instant"] for target in panel["targets"]), panel["title"]
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["noValue"], panel["title"]
+        assert " or vector(0)" not in panel["targets"][0]["expr"], panel["title"]
+        is_coloured = panel["options"]["colorMode"] != "none"
+        assert is_coloured == bool(defaults.keys() & {"thresholds", "mappings"}), panel["title"]
+    assert sum(panel["options"]["colorMode"] == "value" for panel in stats) >= 5
+
+
+def test_the_panels_of_the_dashboard_fit_its_grid() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        taken = set(product(range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])))
+        assert not taken & cells, panel["title"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        cells |= taken
+    assert len(cells) == 24 * (1 + max(y for _, y in cells))  # no gap
+    for panel in panels_of("timeseries"):
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
 def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["promtool", *arguments], input=given, capture_output=True, text=True, timeout=60, check=False
@@ -172,6 +208,20 @@ def test_promtool_accepts_the_rules_and_what_a_manager_answers(manager: wr.Repli
     done = promtool("check", "metrics", given=Scrape(manager).text)
     faults = [line for line in done.stderr.splitlines() if "warren_raft_peers_total" not in line]
     assert faults == []
+
+
+@needs_promtool
+def test_promtool_reads_the_expressions_of_the_dashboard(tmp_path: Path) -> None:
+    targets = [target for panel in panels_of("stat") + panels_of("timeseries") for target in panel["targets"]]
+    given = [
+        {"record": "x", "expr": target["expr"].replace("$__rate_interval", "1m"), "labels": {"n": f"{number}"}}
+        for number, target in enumerate(targets)
+    ]
+    assert len(given) > 30
+    rules = tmp_path / "rules.json"  # JSON is YAML too
+    rules.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": given}]}))
+    ran = promtool("check", "rules", str(rules))
+    assert ran.returncode == 0, ran.stderr
 
 
 ALERTS = """
