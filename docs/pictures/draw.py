@@ -42,6 +42,10 @@ STYLE: Final = """
   }
 """
 
+LETTER: Final = 7.5
+"""The pixels of a letter of a wide sans-serif font (DejaVu Sans), on the average of the words here. Not every host has
+the fonts of STYLE."""
+
 
 class Picture:
     """Shapes on a panel. Lengths are pixels; y goes down."""
@@ -55,6 +59,9 @@ class Picture:
 
     def box(self, x: float, y: float, width: float, *lines: str, kind: str = "box", height: float = 0) -> None:
         """A box around lines of text; x and y are those of the middle of its upper edge. The second line is smaller."""
+        for line, letter in zip(lines, (LETTER, LETTER * 12 / 14), strict=False):
+            if len(line) * letter > width:
+                raise ValueError(f"{line!r} does not fit a box of {width:g} pixels in a wide font")
         height = height or 10 + 18 * len(lines)
         left = x - width / 2
         self._shapes.append(
@@ -119,7 +126,7 @@ def write_path() -> Picture:
 def failover() -> Picture:
     """The log of one run: m1 was killed at 0 ms, and m2 led at 119 ms. The times of the followers are those of it."""
     picture = Picture("A leader is killed", 920, 430)
-    start, scale = 190, 4.6
+    start, scale = 222, 4.35
     lanes = {"caller": 75, "m1": 150, "m2": 225, "m3": 300}
 
     def at(milliseconds: float) -> float:
@@ -128,19 +135,19 @@ def failover() -> Picture:
     names = {"caller": "a caller at m2", "m1": "m1, the leader", "m2": "m2", "m3": "m3"}
     for lane, y in lanes.items():
         picture.text(16, y + 5, names[lane], "head", "start")
-        picture.line(130, y, at(154), y)
-    picture.box(155, lanes["m1"] - 14, 70, "term 2", kind="own", height=28)
+        picture.line(146, y, at(154), y)
+    picture.box(start - 36, lanes["m1"] - 14, 72, "term 2", kind="own", height=28)
     picture.box(at(0) + 34, lanes["m1"] - 14, 68, "kill -9", kind="bad", height=28)
     for lane, milliseconds in (("m3", 5), ("m2", 8)):
-        picture.box(155, lanes[lane] - 14, 70, "follows", height=28)
-        picture.box(at(milliseconds) + 38, lanes[lane] - 14, 76, "link broke", kind="bad", height=28)
+        picture.box(start - 36, lanes[lane] - 14, 72, "follows", height=28)
+        picture.box(at(milliseconds) + 45, lanes[lane] - 14, 90, "link broke", kind="bad", height=28)
     wait_y = lanes["m2"]
-    picture.arrow(at(8) + 78, wait_y, at(104), wait_y, "waits 30 to 250 ms, drawn at random")
+    picture.arrow(at(8) + 92, wait_y, at(104), wait_y, "waits 30 to 250 ms, drawn at random")
     picture.arrow(at(106), wait_y + 4, at(109), lanes["m3"] - 18)
     picture.arrow(at(112), lanes["m3"] - 18, at(115), wait_y + 4)
-    picture.box(at(110.5), lanes["m3"] - 14, 92, "votes, synced", height=28)
-    picture.box(at(119) + 44, wait_y - 14, 88, "leads term 3", kind="own", height=28)
-    picture.box(at(124) + 44, lanes["m3"] - 14, 74, "follows m2", height=28)
+    picture.box(at(110.5), lanes["m3"] - 14, 110, "votes, synced", height=28)
+    picture.box(at(119) + 52, wait_y - 14, 104, "leads term 3", kind="own", height=28)
+    picture.box(at(124) + 47, lanes["m3"] - 14, 92, "follows m2", height=28)
     picture.arrow(at(30), lanes["caller"], at(30), wait_y - 16)
     picture.text(at(30) + 6, lanes["caller"] + 22, "a write", "small", "start")
     picture.line(at(30), lanes["caller"], at(146), lanes["caller"], "line")
