@@ -30,7 +30,7 @@ from .status import contact_shown, role_shown, size_shown
 from .tables import age, is_open_terminal, one_line, time_shown
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -42,6 +42,13 @@ WINDOW: Final = 6
 QUANTILE: Final = 0.99
 VERDICT_STYLES: Final[Mapping[str, str]] = {"healthy": "bold green", "degraded": "bold yellow"}
 FAULT: Final = "bold red"
+NUMBERS: Final = ("APPLIED", "LAG", "FREE", "DATABASE")
+COLUMNS: Final = ("MEMBER", "ROLE", "CONTACT", *NUMBERS, "ALARMS")
+LEFT_OUT_FIRST: Final = ("DATABASE", "FREE", "LAG")
+"""On a narrow terminal the first of these columns, then the next: a number that is cut is worse than none."""
+GAP: Final = 2
+ID_MIN: Final = 8
+"""Longer ids of members are shortened before a column is left out."""
 
 
 @click.command("top", cls=ShowingCommand)
@@ -151,30 +158,32 @@ def frame(before: Reading, recent: Reading, after: Reading, problem: str = "") -
     from rich.text import Text
 
     status = after.status
-    parts: list[RenderableType] = [_head(status)]
+    parts: list[RenderableType] = [_Head(status)]
     if problem:
         parts.append(Text(one_line(f"out of date: {problem}"), style=FAULT))
-    parts += [_verdict(status), Text(), _numbers(before, after), Text(), _members(recent, after)]
+    parts += [_verdict(status), Text(), _numbers(before, after), Text(), _Members(recent, after)]
     alarms = [*_alarms(status)]
     if alarms:
         parts += [Text(), *alarms]
     return Group(*parts)
 
 
-def _head(status: Mapping[str, Any]) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
+class _Head:
+    """The first line: the manager, shortened on a narrow terminal, and the time."""
 
-    line = Table.grid(expand=True)
-    line.add_column(no_wrap=True, overflow="ellipsis")
-    line.add_column(justify="right", no_wrap=True)
-    cluster = status["cluster_id"] or "none yet"
-    up = f", up {age(status['uptime_seconds'])}" if "uptime_seconds" in status else ""
-    line.add_row(
-        Text.assemble((status["node_id"], "bold"), f" of cluster {cluster:.12}, version {status['version']}{up}"),
-        Text(f"{time.strftime('%H:%M:%S')}  q quits", style="dim"),
-    )
-    return line
+    def __init__(self, status: Mapping[str, Any]) -> None:
+        self._status = status
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        from rich.text import Text
+
+        status = self._status
+        cluster = status["cluster_id"] or "none yet"
+        up = f", up {age(status['uptime_seconds'])}" if "uptime_seconds" in status else ""
+        right = f"  {time.strftime('%H:%M:%S')}  q quits"
+        left = Text.assemble((status["node_id"], "bold"), f" of cluster {cluster:.12}, version {status['version']}{up}")
+        left.truncate(options.max_width - len(right), overflow="ellipsis", pad=True)
+        return iter([Text.assemble(left, (right, "dim"))])
 
 
 def _verdict(status: Mapping[str, Any]) -> Text:
@@ -220,32 +229,55 @@ def seconds_shown(seconds: float | None) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _members(recent: Reading, after: Reading) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+class _Members:
+    """The table of the members, without the last of LEFT_OUT_FIRST on a terminal that is too narrow for them."""
 
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    table.add_column("MEMBER", overflow="ellipsis", no_wrap=True)
-    table.add_column("ROLE", no_wrap=True)
-    table.add_column("CONTACT", no_wrap=True)
-    for name in ("APPLIED", "LAG", "FREE", "DATABASE"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("ALARMS", overflow="ellipsis", no_wrap=True)
-    for member in after.status["members"]:
-        alarms = [f"{alarm['name']} {alarm['subject']}".rstrip() for alarm in member["alarms"] or []]
-        cells = [
-            member["id"],
-            role_shown(member),
-            contact_shown(member),
-            member["applied_index"],
-            _lag(member, recent),
-            size_shown(member["disk_free_bytes"]),
-            size_shown(member["database_bytes"]),
-            ", ".join(alarms),
-        ]
-        style = FAULT if not member["connected"] else "bold" if member["leader"] else ""
-        table.add_row(*(Text("-" if cell is None else one_line(str(cell))) for cell in cells), style=style)
-    return table
+    def __init__(self, recent: Reading, after: Reading) -> None:
+        self._members = after.status["members"]
+        self._rows = [[one_line(cell) for cell in _cells(member, recent)] for member in self._members]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        from rich.table import Table
+        from rich.text import Text
+
+        names = self._names(options.max_width)
+        table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+        for name in names:
+            justify: JustifyMethod = "right" if name in NUMBERS else "left"
+            table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True, min_width=self._width(name))
+        for member, row in zip(self._members, self._rows, strict=True):
+            style = FAULT if not member["connected"] else "bold" if member["leader"] else ""
+            table.add_row(*(Text(row[COLUMNS.index(name)]) for name in names), style=style)
+        return iter([table])
+
+    def _names(self, width: int) -> list[str]:
+        names = [*COLUMNS]
+        for name in LEFT_OUT_FIRST:
+            if sum(map(self._width, names)) + GAP * (len(names) - 1) > width:
+                names.remove(name)
+        return names
+
+    def _width(self, name: str) -> int:
+        """The alarms and the ids may be shortened, the numbers may not."""
+        cells = [] if name == "ALARMS" else [row[COLUMNS.index(name)] for row in self._rows]
+        widest = max(map(len, [name, *cells]))
+        return min(widest, ID_MIN) if name == "MEMBER" else widest
+
+
+def _cells(member: Mapping[str, Any], recent: Reading) -> list[str]:
+    """One for each of COLUMNS."""
+    alarms = [f"{alarm['name']} {alarm['subject']}".rstrip() for alarm in member["alarms"] or []]
+    cells = [
+        member["id"],
+        role_shown(member),
+        contact_shown(member),
+        member["applied_index"],
+        _lag(member, recent),
+        size_shown(member["disk_free_bytes"]),
+        size_shown(member["database_bytes"]),
+        ", ".join(alarms),
+    ]
+    return ["-" if cell is None else str(cell) for cell in cells]
 
 
 def _lag(member: Mapping[str, Any], recent: Reading) -> int | None:

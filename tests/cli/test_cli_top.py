@@ -96,8 +96,8 @@ def reading(manager: Path) -> Reading:
     return read(AdminClient(manager))
 
 
-def shown(reading: Reading, problem: str = "", recent: Reading | None = None) -> str:
-    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115  # ends with the console
+def shown(reading: Reading, problem: str = "", recent: Reading | None = None, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115  # ends with the console
     with console.file:
         console.print(frame(reading, recent or reading, reading, problem))
         return console.export_text()
@@ -134,6 +134,35 @@ def test_a_frame_fits_80_columns_with_the_worst_of_texts(reading: Reading) -> No
     assert text.count("make some space") == 3 * 6
     assert str(2**62) in text
     assert "out of date" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (80, "MEMBER ROLE CONTACT APPLIED LAG FREE DATABASE ALARMS"),
+        (63, "MEMBER ROLE CONTACT APPLIED LAG FREE ALARMS"),
+        (53, "MEMBER ROLE CONTACT APPLIED LAG ALARMS"),
+        (43, "MEMBER ROLE CONTACT APPLIED ALARMS"),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_whole_numbers(reading: Reading, width: int, columns: str) -> None:
+    alarms = [{"name": "member-away", "subject": "m2", "severity": "warning"}]
+    narrow = member(
+        reading,
+        connected=False,
+        leader=False,
+        contact_age_seconds=3.0,
+        applied_index=1_234_567,
+        disk_free_bytes=74 * 2**30,
+        alarms=alarms,
+    )
+    text = shown(narrow, width=width)
+    header, row = (line for line in text.splitlines() if line.startswith(("MEMBER", "m1  ")))
+    assert header.split() == columns.split()
+    assert all(part in row for part in ("away 3s", "1234567", "memb"))
+    assert ("74.0 GiB" in row) == ("FREE" in columns)
+    assert row.count("\N{HORIZONTAL ELLIPSIS}") <= 1  # in the alarms
+    assert text.splitlines()[0].rstrip().endswith("q quits")
 
 
 def test_the_delay_of_reports_is_no_lag(reading: Reading) -> None:
