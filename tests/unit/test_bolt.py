@@ -292,6 +292,22 @@ def test_a_page_that_goes_on_into_a_hole_is_refused_before_it_is_read(tasks: Pat
             tracemalloc.stop()
 
 
+def test_a_file_of_more_pages_than_any_warren_has_takes_no_memory(tasks: Path) -> None:
+    """A hole of terabytes needs no disk. A mark for each of its pages would fill the memory."""
+    end = 1 << 30
+    with BoltFile(tasks) as file:
+        number = file.meta.transaction & 1
+    changed(tasks, lambda data: with_meta(data, number, end=end))
+    os.truncate(tasks, end * PAGE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Corrupted, match="it has 1073741824 pages, more than 67108864"):
+            records_of(tasks)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def damaged(source: bytes, chance: random.Random) -> bytes:
     """One to fifty damages: bits, bytes, lengths, whole pages, the end, and runs of bytes."""
     data = bytearray(source)

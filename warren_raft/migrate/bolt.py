@@ -27,6 +27,8 @@ PAGE_SIZES: Final = tuple(1024 << shift for shift in range(7))
 DEPTH_MAX: Final = 32
 """Branch pages above a leaf. A page of 1 KiB has two or more children, so more levels than this need 2^32 pages."""
 KEY_MAX_BYTES: Final = 32_768
+PAGES_MAX: Final = 1 << 26
+"""256 GiB of pages of 4 KiB. Each has a mark in memory, and a file with a hole may have any number of them."""
 
 BRANCH: Final = 0x01
 LEAF: Final = 0x02
@@ -169,6 +171,8 @@ class BoltFile:
                 f"it is shorter than its pages, {self._size_bytes} of {needed} bytes: it was truncated, perhaps by a "
                 "copy that was cut short; copy the whole file again, while Warren is stopped"
             )
+        if meta.end > PAGES_MAX:
+            raise self._fault(f"it has {meta.end} pages, more than {PAGES_MAX}")
         return meta, len(sound) < META_PAGES
 
     def _meta_at(self, offset: int) -> Meta | None:
