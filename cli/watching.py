@@ -175,7 +175,7 @@ def _print(found: Iterable[Event], *, show: bool, origins: _Origins | None = Non
             click.echo(_as_json(event, {} if origins is None else origins.as_json(event.revision), show=show))
         else:
             origin = "" if origins is None else origins.as_text(event.revision, wide=wants_wide()) + "  "
-            click.echo(f"{event.revision}  {origin}{event.operation:<6}  {event.kind:<11}  {printable(event.id)}")
+            say(f"{event.revision}  {origin}{event.operation:<6}  {event.kind:<11}  {printable(event.id)}")
 
 
 def _as_json(event: Event, origin: Mapping[str, str | None], *, show: bool) -> str:
