@@ -177,18 +177,16 @@ def find_entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
         return store.get_ca()
     try:
         return operation(store, "get", kind)(entity_id)
-    except NotFound as error:
+    except NotFound:
         if kind.name in FILTERS["name"]:
             ids = [entity.id for entity in _find(store, kind, {"name": entity_id})]
-            if len(ids) > 1:
-                raise SeveralOfName(kind.name, kind.plural, entity_id, ids) from None
             if ids:
-                error.add_note(f"the {kind.name} with this name has the id {ids[0]}")
+                raise OnlyAName(kind.name, kind.plural, entity_id, ids) from None
         raise
 
 
-class SeveralOfName(NotFound):
-    """No entity has this id, and several have it as their name."""
+class OnlyAName(NotFound):
+    """No entity has this id. Those with the ids `ids` have it as their name."""
 
     def __init__(self, kind: str, plural: str, name: str, ids: list[str]) -> None:
         super().__init__(kind, name)
@@ -196,6 +194,8 @@ class SeveralOfName(NotFound):
         self.ids = ids
 
     def __str__(self) -> str:
+        if len(self.ids) == 1:
+            return f"{super().__str__()}; the {self.kind} with this name has the id {self.ids[0]}"
         more = f" and {len(self.ids) - IDS_SHOWN} more" if len(self.ids) > IDS_SHOWN else ""
         named = ", ".join(self.ids[:IDS_SHOWN])
         return f"no {self.kind} has the id {self.key!r}; {len(self.ids)} {self.plural} have this name: {named}{more}"

@@ -245,11 +245,15 @@ def json_name(kind: type[BaseException]) -> str:
 
 
 def _data_of(error: BaseException) -> dict[str, Any]:
-    """The attributes of an error that JSON can hold. An OSError has its number."""
+    """The attributes of an error that JSON can hold, also lists of them. An OSError has its number."""
     if isinstance(error, errors.WarrenError):
-        simple = (str, int, float, bool, type(None))
-        return {name: value for name, value in vars(error).items() if name[0] != "_" and isinstance(value, simple)}
+        return {name: value for name, value in vars(error).items() if name[0] != "_" and _is_simple(value)}
     return {"errno": error.errno} if isinstance(error, OSError) else {}
+
+
+def _is_simple(value: object) -> bool:
+    items = value if isinstance(value, list | tuple) else (value,)
+    return all(isinstance(item, str | int | float | None) for item in items)
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:

@@ -134,6 +134,9 @@ def test_a_name_in_the_place_of_an_id_gets_the_id(warren: Command, manager: Path
         1,
         "warren-raft: no volume 'data-volume'; the volume with this name has the id vol-of-name\n",
     )
+    error = json.loads(warren("get", "volume", "data-volume", "-o", "json", "--data-dir", manager).err)["error"]
+    assert (error["name"], error["kind"], error["key"]) == ("NotFound", "volume", "data-volume")
+    assert error["ids"] == ["vol-of-name"]  # a script reads no text
     deleted = warren("delete", "volume", "vol-of-name", "--data-dir", manager)
     assert (deleted.err, deleted.code) == ("", 0)
 
