@@ -25,7 +25,7 @@ from warren_raft.support.workers import Workers
 
 from .common import WarrenCommand, WholeNumberType, database, manager, print_json, wants_json
 from .data import progress
-from .readings import STAGES, quantiles
+from .readings import STAGES, Reading, quantiles, write_stage_quantiles
 from .tables import is_open_terminal, print_fields, say
 from .top import QUANTILE, read, seconds_shown
 
@@ -80,7 +80,7 @@ def bench(seconds: int, clients: int, size: int, yes: bool) -> None:
         after = read(asked)
     finally:
         _remove(asked, ids)
-    _print(status, load, quantiles(before, after, QUANTILE), clients, size)
+    _print(status, load, before, after, clients, size)
 
 
 def _confirm(status: Mapping[str, Any], seconds: int, yes: bool) -> None:
@@ -161,7 +161,9 @@ def _remove(asked: AdminClient, ids: Sequence[str]) -> None:
         raise
 
 
-def _print(status: Mapping[str, Any], load: Load, stages: Mapping[str, float | None], clients: int, size: int) -> None:
+def _print(status: Mapping[str, Any], load: Load, before: Reading, after: Reading, clients: int, size: int) -> None:
+    stages = quantiles(before, after, QUANTILE)
+    write_stages = write_stage_quantiles(before, after, QUANTILE)
     rate = len(load.durations) / load.seconds
     p50, p99, longest = load.quantile(0.5), load.quantile(0.99), load.durations[-1]
     if wants_json():
@@ -174,6 +176,7 @@ def _print(status: Mapping[str, Any], load: Load, stages: Mapping[str, float | N
                 "p99_seconds": round(p99, 6),
                 "max_seconds": round(longest, 6),
                 "manager_p99_seconds": {stage: stages.get(stage) for stage in STAGES},
+                "write_stages_p99_seconds": write_stages,
                 "clients": clients,
                 "size_bytes": size,
                 "node_id": status["node_id"],
@@ -189,5 +192,6 @@ def _print(status: Mapping[str, Any], load: Load, stages: Mapping[str, float | N
             f"{name} {seconds_shown(value)}" for name, value in (("p50", p50), ("p99", p99), ("longest", longest))
         ),
         f"p99 in {status['node_id']}": ", ".join(f"{stage} {seconds_shown(value)}" for stage, value in stages.items()),
+        "p99 by stage": ", ".join(f"{stage} {seconds_shown(value)}" for stage, value in write_stages.items()),
     }
     print_fields({name: text for name, text in fields.items() if text})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 STAGES: Final[Mapping[str, str]] = {
@@ -18,6 +18,8 @@ STAGES: Final[Mapping[str, str]] = {
 }
 """The stages of a write on this manager, and the metric with the time of each. `write` is all of a write of this
 manager's own callers."""
+WRITE_STAGES: Final = "warren_raft_write_stage_duration_seconds"
+"""The metric with the time of each stage of single writes, which follow each other (docs/metrics.md)."""
 Histogram = Sequence[tuple[float, float]]
 """(upper bound in seconds, how many durations were at most this long), in the order of the bounds; the last bound is
 infinite."""
@@ -32,6 +34,8 @@ class Reading:
     status: Mapping[str, Any]
     histograms: Mapping[str, Histogram]
     """By stage; without a stage for which the manager has no metric."""
+    write_stages: Mapping[str, Histogram] = field(default_factory=dict)
+    """By stage of a single write, in their order."""
 
 
 def histograms_in(page: str) -> dict[str, Histogram]:
@@ -46,6 +50,18 @@ def histograms_in(page: str) -> dict[str, Histogram]:
         if buckets:
             found[stage] = sorted(buckets)
     return found
+
+
+def write_stages_in(page: str) -> dict[str, Histogram]:
+    """The histogram of each stage of single writes. Raises ValueError for another text."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found: dict[str, list[tuple[float, float]]] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name == f"{WRITE_STAGES}_bucket":
+                found.setdefault(sample.labels["stage"], []).append((float(sample.labels["le"]), sample.value))
+    return {stage: sorted(buckets) for stage, buckets in found.items()}
 
 
 def began_again(before: Reading, after: Reading) -> bool:
@@ -63,10 +79,20 @@ def changes_per_second(before: Reading, after: Reading) -> float | None:
 
 def quantiles(before: Reading, after: Reading, quantile: float) -> dict[str, float | None]:
     """The quantile of each stage in seconds, between two readings; None where nothing was measured."""
+    return _quantiles(before.histograms, after.histograms, quantile)
+
+
+def write_stage_quantiles(before: Reading, after: Reading, quantile: float) -> dict[str, float]:
+    """The same for the stages of single writes, without those that no write had: `followers` on a follower."""
+    found = _quantiles(before.write_stages, after.write_stages, quantile)
+    return {stage: value for stage, value in found.items() if value is not None}
+
+
+def _quantiles(
+    before: Mapping[str, Histogram], after: Mapping[str, Histogram], quantile: float
+) -> dict[str, float | None]:
     return {
-        stage: quantile_of(before.histograms[stage], histogram, quantile)
-        for stage, histogram in after.histograms.items()
-        if stage in before.histograms
+        stage: quantile_of(before[stage], histogram, quantile) for stage, histogram in after.items() if stage in before
     }
 
 

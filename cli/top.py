@@ -24,7 +24,16 @@ import click
 from warren_raft.errors import WarrenError
 
 from .common import ShowingCommand, manager, print_json, wants_json
-from .readings import STAGES, Reading, began_again, changes_per_second, histograms_in, quantiles
+from .readings import (
+    STAGES,
+    Reading,
+    began_again,
+    changes_per_second,
+    histograms_in,
+    quantiles,
+    write_stage_quantiles,
+    write_stages_in,
+)
 from .signals import handled
 from .status import contact_shown, role_shown, size_shown
 from .tables import age, is_open_terminal, one_line, time_shown
@@ -58,7 +67,7 @@ def top(once: bool) -> None:
 
     q ends it. The numbers are those that one running manager knows. Writes a second are changes of the state, of all
     managers' callers. p99 is of the last five seconds on this manager: write is a write of its own callers from call to
-    return, sync its log, apply its state.
+    return, sync its log, apply its state; stages are those of such a write (see explain).
 
     \b
     Example: warren-raft top --data-dir data/m1
@@ -79,7 +88,9 @@ def read(asked: AdminClient) -> Reading:
     """The manager now. Raises the errors of a call."""
     status = asked.status()
     page = asked.page("/metrics")
-    return Reading(time.monotonic(), status, {} if page is None else histograms_in(page))
+    if page is None:
+        return Reading(time.monotonic(), status, {})
+    return Reading(time.monotonic(), status, histograms_in(page), write_stages_in(page))
 
 
 def _print_once(before: Reading, after: Reading) -> None:
@@ -90,6 +101,7 @@ def _print_once(before: Reading, after: Reading) -> None:
             {
                 "writes_per_second": None if rate is None else round(rate, 1),
                 "p99_seconds": {stage: stages.get(stage) for stage in STAGES},
+                "write_stages_p99_seconds": write_stage_quantiles(before, after, QUANTILE),
                 "status": after.status,
             }
         )
@@ -200,6 +212,7 @@ def _numbers(before: Reading, after: Reading) -> RenderableType:
     status, rate = after.status, changes_per_second(before, after)
     snapshot = status["snapshot"]
     stages = quantiles(before, after, QUANTILE)
+    write_stages = write_stage_quantiles(before, after, QUANTILE)
     entities = (
         ", ".join(f"{count:,}\N{NO-BREAK SPACE}{plural}" for plural, count in status["counts"].items() if count)
         or "none"
@@ -207,6 +220,7 @@ def _numbers(before: Reading, after: Reading) -> RenderableType:
     rows = {
         "writes": f"{'-' if rate is None else f'{rate:,.0f}'} a second, {status['pending_writes']} on their way here",
         "p99": ", ".join(f"{stage} {seconds_shown(stages[stage])}" for stage in STAGES if stage in stages),
+        "stages": ", ".join(f"{stage} {seconds_shown(value)}" for stage, value in write_stages.items()),
         "state": f"revision {status['revision']}, index {status['applied_index']}, "
         f"{size_shown(status['db_size_bytes'])}",
         "log": f"{status['log_entries']:,} entries, {size_shown(status['log_bytes'])}; snapshot "

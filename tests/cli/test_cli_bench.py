@@ -30,6 +30,7 @@ def test_it_measures_and_removes_what_it_wrote(warren: Command, manager: Path) -
     assert 0 < found["p50_seconds"] <= found["p99_seconds"] <= found["max_seconds"]
     assert found["writes_per_second"] == pytest.approx(found["writes"] / found["seconds"], rel=0.01)
     assert found["manager_p99_seconds"]["write"] > 0
+    assert list(found["write_stages_p99_seconds"]) == ["queue", "sync", "apply", "wake"]
     assert (found["clients"], found["size_bytes"], found["node_id"]) == (2, 1000, "m1")
     assert volumes(warren, manager) == []
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import pty
+import re
 import struct
 import sys
 import termios
@@ -33,6 +34,7 @@ from warren_raft_cli.readings import (
     histograms_in,
     quantile_of,
     quantiles,
+    write_stage_quantiles,
 )
 from warren_raft_cli.top import frame, read
 
@@ -165,6 +167,21 @@ def test_a_narrow_terminal_has_fewer_columns_and_whole_numbers(reading: Reading,
     assert text.splitlines()[0].rstrip().endswith("q quits")
 
 
+def test_the_stages_of_a_write_have_a_line(manager: Path) -> None:
+    before = read(AdminClient(manager))
+    assert "stages " not in shown(before)  # no write since
+    AdminClient(manager).put("volume", {"id": "staged"})
+    after = read(AdminClient(manager))
+    assert [*write_stage_quantiles(before, after, 0.99)] == ["queue", "sync", "apply", "wake"]
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115  # ends with the console
+    with console.file:
+        console.print(frame(before, before, after))
+        text = console.export_text()
+    assert re.search(
+        r"^stages +queue [0-9.]+ ms, sync [0-9.]+ ms, apply [0-9.]+ ms, wake [0-9.]+ ms", text, re.MULTILINE
+    )
+
+
 def test_the_delay_of_reports_is_no_lag(reading: Reading) -> None:
     """(Pins a fault that was seen: during writes the leader seemed to be 200 entries behind.)"""
     applied = reading.status["applied_index"]
@@ -180,7 +197,7 @@ def test_the_delay_of_reports_is_no_lag(reading: Reading) -> None:
 
 def test_once_is_for_scripts(warren: Command, manager: Path) -> None:
     found = warren("top", "--once", "-o", "json", "--data-dir", manager).json
-    assert set(found) == {"writes_per_second", "p99_seconds", "status"}
+    assert set(found) == {"writes_per_second", "p99_seconds", "write_stages_p99_seconds", "status"}
     assert set(found["p99_seconds"]) == {"write", "sync", "apply"}
     assert found["writes_per_second"] >= 0
     assert found["status"]["node_id"] == "m1"
