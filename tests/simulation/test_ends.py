@@ -20,14 +20,28 @@ CALM_AT = 110.0
 
 
 def waits_until(
-    seconds: float, *, bytes_arrive_until: float = 0.0, fetches_until: float = 0.0, lacks_room: tuple[str, ...] = ()
+    seconds: float,
+    *,
+    bytes_arrive_until: float = 0.0,
+    fetches_until: float = 0.0,
+    lacks_room: tuple[str, ...] = (),
+    wiped: tuple[str, ...] = (),
+    fetching: tuple[str, ...] = (),
+    down: tuple[str, ...] = (),
 ) -> None:
     """Show a call to the checker that waited when the state was replaced, and still waits so many seconds after the
     faults. Raises Failure if that is too long. `lacks_room`: voters without room for a snapshot, of m1, m2 and m3."""
     alarm = SimpleNamespace(name="snapshot-not-installed")
-    others = {id_: SimpleNamespace(active=[alarm] if id_ in lacks_room else []) for id_ in ("m1", "m2", "m3")}
-    processes = {id_: SimpleNamespace(engine=SimpleNamespace(alarms=alarms)) for id_, alarms in others.items()}
-    lists = SimpleNamespace(newest=SimpleNamespace(voters=frozenset(processes)))
+    engines = {
+        id_: SimpleNamespace(
+            alarms=SimpleNamespace(active=[alarm] if id_ in lacks_room else []),
+            membership=None if id_ in wiped else object(),
+            fetching=(0, 5_000_000) if id_ in fetching else None,
+        )
+        for id_ in ("m1", "m2", "m3")
+    }
+    processes = {id_: SimpleNamespace(engine=engine) for id_, engine in engines.items() if id_ not in down}
+    lists = SimpleNamespace(newest=SimpleNamespace(voters=frozenset(engines)))
     network = SimpleNamespace(latest_arrival=bytes_arrive_until, slowest_seconds=0.0)
     world = SimpleNamespace(
         now=CALM_AT, network=network, is_calm=True, processes=processes, audience=SimpleNamespace(lists=lists)
@@ -62,11 +76,15 @@ def test_a_call_waits_while_its_manager_fetches_a_snapshot() -> None:
         waits_until(ANSWERED_SECONDS + 11.0, fetches_until=CALM_AT + 9.5)
 
 
-def test_a_call_waits_while_the_voters_with_room_on_their_disks_are_no_quorum() -> None:
-    """(Pins a false alarm: the only other voter found no room for a snapshot, and tried again after ten seconds.)"""
+def test_a_call_waits_while_the_voters_that_take_entries_are_no_quorum() -> None:
+    """(Pins false alarms: the only other voter found no room for a snapshot, and tried again after ten seconds; or it
+    fetched one, and the third voter's directory was wiped.)"""
     waits_until(ANSWERED_SECONDS + 5.0, lacks_room=("m1", "m3"))
-    with pytest.raises(Failure, match="not answered since its state was replaced"):
-        waits_until(ANSWERED_SECONDS + 1.0, lacks_room=("m3",))
+    waits_until(ANSWERED_SECONDS + 5.0, wiped=("m1",), lacks_room=("m3",))
+    waits_until(ANSWERED_SECONDS + 5.0, down=("m1",), fetching=("m3",))
+    for few in ({"lacks_room": ("m3",)}, {"wiped": ("m1",)}, {"down": ("m1",)}, {"fetching": ("m3",)}):
+        with pytest.raises(Failure, match="not answered since its state was replaced"):
+            waits_until(ANSWERED_SECONDS + 1.0, **few)
 
 
 @pytest.mark.parametrize("is_about_to_begin", [False, True])

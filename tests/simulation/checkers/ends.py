@@ -1,7 +1,7 @@
 """Checks: every call ends by its deadline, with an answer or an error, as long as its manager runs. After the last
 fault, if a manager knows its leader, a call that waited while a snapshot replaced the manager's state gets an answer
-before its deadline. Time in which so many voters found no room for a snapshot that the others are no quorum is not
-counted: they try again after some seconds. Not: which answer (the other checkers).
+before its deadline. Time is not counted in which so many voters are away, fetch a snapshot or have no room for one,
+that the others are no quorum. Not: which answer (the other checkers).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CallsEnd:
         waiting = waiting & calls
         found = (process.engine.leader, process.engine.term, process.world.is_calm)
         is_fetching = process.engine.fetching is not None  # a snapshot may have any number of chunks
-        if found != leader or is_fetching or not _has_room(process.world):
+        if found != leader or is_fetching or not _have_quorum(process.world):
             since = max(process.world.now, process.world.network.latest_arrival)
         self._waiting[process.number] = waiting, since, found
         if not waiting:
@@ -52,13 +52,16 @@ class CallsEnd:
             raise Failure(f"{process.id}: calls {sorted(waiting)} are not answered since its state was replaced")
 
 
-def _has_room(world: World) -> bool:
-    """Whether a majority of the voters does not wait for room for a snapshot."""
+def _have_quorum(world: World) -> bool:
+    """Whether the voters that can take entries are a majority."""
     newest = world.audience.lists.newest
     voters = frozenset[str]() if newest is None else newest.voters
-    waiting = [id_ for id_ in voters if id_ in world.processes and _lacks_room(world.processes[id_])]
-    return not waiting or (len(voters) - len(waiting)) * 2 > len(voters)
+    able = [id_ for id_ in voters if id_ in world.processes and _takes_entries(world.processes[id_])]
+    return newest is None or len(able) * 2 > len(voters)
 
 
-def _lacks_room(process: Process) -> bool:
-    return any(alarm.name == "snapshot-not-installed" for alarm in process.engine.alarms.active)
+def _takes_entries(process: Process) -> bool:
+    engine = process.engine
+    lacks_room = any(alarm.name == "snapshot-not-installed" for alarm in engine.alarms.active)
+    is_let_in = engine.membership is not None  # not so after its directory was wiped
+    return is_let_in and engine.fetching is None and not lacks_room
