@@ -26,7 +26,7 @@ from warren_raft.disk.outputs import (
     open_node,
     whole_file,
 )
-from warren_raft.errors import NotFound, WarrenError
+from warren_raft.errors import NotFound, Unavailable, WarrenError
 from warren_raft.migrate.database import write as write_database
 from warren_raft.migrate.records import format_line
 from warren_raft.model.json_form import write_base64
@@ -92,6 +92,8 @@ def import_(source: BinaryIO, *, dry_run: bool, timeout: float | None) -> None:
         except WarrenError as error:
             if stored:
                 error.add_note(f"at least {stored} of {len(items)} records are stored; import the file again")
+            elif isinstance(error, Unavailable) and error.maybe_applied:
+                error.add_note(f"some of the {len(items)} records may be stored; import the file again")
             raise
     if wants_json():
         print_json({"imported": stored})

@@ -17,12 +17,15 @@ import subprocess
 import sys
 import termios
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_support import Command
 
+from warren_raft.admin.client import AdminClient
+from warren_raft.errors import Unavailable
 from warren_raft.migrate.bolt import BoltFile
 from warren_raft.migrate.records import parse_line, parse_stored, same_record
 from warren_raft_cli.entities import COLUMNS
@@ -431,6 +434,38 @@ def test_the_last_of_two_lines_of_one_entity_wins(warren: Command, manager: Path
     file.write_text(line.format("first") + "\n" + line.format("last"))
     assert warren("import", file, "--data-dir", manager).text == "imported 1 entity\n"
     assert warren("get", "node", "twice", "--data-dir", manager, "-o", "json").json["hostname"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("stored", "maybe_applied", "note"),
+    [
+        (1, True, "; at least 1 of 2 records are stored; import the file again"),
+        (0, True, "; some of the 2 records may be stored; import the file again"),
+        (0, False, ""),
+    ],
+)
+def test_an_import_that_stops_says_how_to_go_on(
+    warren: Command,
+    manager: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: int,
+    maybe_applied: bool,
+    note: str,
+) -> None:
+    file = tmp_path / "two.jsonl"
+    file.write_text("".join(f'{{"bucket": "nodes", "key": "{id_}", "value": {{"ID": "{id_}"}}}}\n' for id_ in "ab"))
+
+    def stop(_self: AdminClient, _items: object, *, timeout: float | None, done: Callable[[int], object]) -> None:
+        if stored:
+            done(stored)
+        raise Unavailable("the manager died", maybe_applied=maybe_applied)
+
+    monkeypatch.setattr(AdminClient, "put_all", stop)
+    ran = warren("import", file, "--data-dir", manager)
+    assert ran.code == 6
+    assert ran.err.rstrip().endswith(note or "nothing was changed")
+    assert ("import the file again" in ran.err) == bool(note)
 
 
 def test_the_database_of_a_go_warren_goes_in_and_out(warren: Command, manager: Path, tmp_path: Path) -> None:
