@@ -50,6 +50,11 @@ def first_by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value
     """The entity with the smallest id among the entities with this value. Raises NotFound and
     InvalidEntity."""
     _require_text(kind, index.field, value)
+    if not value:
+        unset = _without(database, txn, kind, index)
+        if not unset:
+            raise NotFound(kind.name, value)
+        return unset[0]
     key = codec.exact_key(value)
     id_ = txn.get(key, None, database.index_handles[index.name]) if key else None  # the first of the duplicates
     if id_ is None:
@@ -60,8 +65,15 @@ def first_by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value
 def by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value: str) -> list[E]:
     """The entities with this value, ordered by id. Raises InvalidEntity."""
     _require_text(kind, index.field, value)
+    if not value:
+        return _without(database, txn, kind, index)
     keys = _keys_in(database, txn, index, codec.exact_key(value))
     return _entities(database, kind, _records(database, txn, kind, keys))
+
+
+def _without(database: Owner, txn: Txn, kind: Kind[E], index: Index) -> list[E]:
+    """The entities whose field is empty. No index has them, because LMDB has no empty keys."""
+    return [entity for entity in everything(database, txn, kind) if not getattr(entity, index.field)]
 
 
 def by_host(database: Owner, txn: Txn, kind: Kind[E], index: Index, host: str) -> list[E]:

@@ -175,11 +175,13 @@ class ReadMethods(ABC):
         return self._list(CONTAINER)
 
     def list_containers_by_service(self, service_id: str) -> list[Container]:
-        """The containers of a service, ordered by id; empty for a service that does not exist."""
+        """The containers of a service, ordered by id; empty for a service that does not exist. An empty id
+        gives the containers without a service; for that every container is read."""
         return self._with(CONTAINER, CONTAINER_BY_SERVICE, service_id)
 
     def list_containers_by_node(self, node_id: str) -> list[Container]:
-        """The containers on a node, ordered by id; empty for a node that does not exist."""
+        """The containers on a node, ordered by id; empty for a node that does not exist. An empty id gives
+        the containers without a node; for that every container is read."""
         return self._with(CONTAINER, CONTAINER_BY_NODE, node_id)
 
     # ---- secrets
