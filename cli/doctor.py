@@ -38,7 +38,7 @@ from .common import (
 )
 from .deadlines import NoAnswer, NoThread, within
 from .explain import duration
-from .os_errors import sentence
+from .os_errors import OUTPUT_LOST, sentence
 from .readings import histograms_in, quantile_of
 from .settings import no_options
 from .status import size_shown
@@ -252,6 +252,11 @@ def _written_to_stdout(name: str, text: str) -> bool:
         try:
             made.write(0, text.encode())
             made.sync()
+        except OSError as error:
+            if error.errno not in OUTPUT_LOST:
+                raise OSError(error.errno, error.strerror, name) from error
+            advice = "name a FILE on another disk, or - for stdout"
+            raise OSError(error.errno, f"{error.strerror}: {advice}", name) from error
         finally:
             made.close()
     return is_stdout(name)

@@ -13,7 +13,8 @@ import stat
 from typing import Final
 
 OUTPUT_LOST: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Errors of a write. Only the output of a command is written to a file without a name, which is stdout."""
+"""Errors of a write. Only the output of a command is written to a file without a name, which is stdout: the errors of
+other files have the name (disk/files.py)."""
 
 
 def sentence(error: OSError) -> str:

@@ -26,6 +26,7 @@ from cli_support import Command, ManagerProcess, StartManager, free_addresses
 
 from warren_raft.admin import client
 from warren_raft.config import Config
+from warren_raft.disk.files import OsFile
 from warren_raft.manager.self_report import TEXTS_SHOWN, shown_config, shown_setting
 from warren_raft_cli.doctor import collected
 from warren_raft_cli.doctor_sections import FILES_MAX, disk, files
@@ -363,6 +364,22 @@ def test_a_file_whose_directory_hangs(manager: Path, warren: Command, tmp_path: 
 
 
 # explain -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_that_of_the_file(
+    manager: Path, warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a fault: the error was about stdout, with no way out.)"""
+
+    def full(_self: OsFile, _offset: int, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(OsFile, "write", full)
+    file = tmp_path / "report.json"
+    ran = warren("doctor", file, "--data-dir", manager)
+    assert ran.code == 7
+    assert ran.err == (f"warren-raft: {file}: No space left on device: name a FILE on another disk, or - for stdout\n")
+    assert not list(tmp_path.glob("report*"))
 
 
 def test_explain_shows_the_slowest_writes_of_a_manager(manager: Path, warren: Command, tmp_path: Path) -> None:

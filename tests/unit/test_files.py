@@ -18,7 +18,7 @@ import warren_raft_cli
 from tests.memory_files import MemoryFiles
 from tests.sources import trees_with
 from tests.watched_files import WatchedFiles
-from warren_raft.disk.files import OS_FILES, Files, HeldDirectory
+from warren_raft.disk.files import OS_FILES, Files, HeldDirectory, OsFile
 
 ONLY_IN_DISK = {
     "os": {"fsync", "fdatasync", "sync", "rename", "renames", "replace", "link", "symlink", "unlink", "remove"}
@@ -120,6 +120,23 @@ def test_in_a_shared_directory_new_files_are_shared_unless_they_are_private(tmp_
     OS_FILES.make_directory(str(tmp_path / "e"), private=True)
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o2770
     assert (tmp_path / "e").stat().st_mode & stat.S_IRWXG == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_error_of_a_write_names_the_file(tmp_path: Path) -> None:
+    """(Pins a fault: a manager that did not start on a full disk blamed "stdout".)"""
+    with closing(OsFile(os.open("/dev/full", os.O_RDWR))) as full, pytest.raises(OSError, match="No space") as caught:
+        full.write(0, b"x")
+    assert caught.value.filename == "/dev/full"
+    path = tmp_path / "file"
+    path.touch()
+    for change in (lambda file: file.write(0, b"x"), lambda file: file.truncate(1)):
+        with (
+            closing(OsFile(os.open(path, os.O_RDONLY))) as file,
+            pytest.raises(OSError, match=r"Bad file|Invalid argument") as caught,
+        ):
+            change(file)
+        assert caught.value.filename == str(path)
 
 
 def test_the_free_space_is_that_of_users_other_than_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

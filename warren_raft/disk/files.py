@@ -12,7 +12,7 @@ import os
 import posixpath
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple, Protocol
 
 from warren_raft.disk import sharing
@@ -109,15 +109,24 @@ class OsFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, offset: int, data: bytes) -> None:
-        written = os.pwrite(self._descriptor, data, offset)
-        while written < len(data):  # a nearly full disk writes a part first, and raises ENOSPC for the rest
-            written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
+        try:
+            written = os.pwrite(self._descriptor, data, offset)
+            while written < len(data):  # a nearly full disk writes a part first, and raises ENOSPC for the rest
+                written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
+        except OSError as error:
+            raise self._named(error) from None
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            raise self._named(error) from None
 
     def sync(self) -> None:
-        os.fdatasync(self._descriptor)
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise self._named(error) from None
         if os.fstat(self._descriptor).st_nlink == 0:
             raise OSError(errno.ESTALE, "the file was removed while this process wrote to it")
 
@@ -126,6 +135,12 @@ class OsFile:
 
     def fileno(self) -> int:
         return self._descriptor
+
+    def _named(self, error: OSError) -> OSError:
+        """The same error, with the path of the file as far as the system knows it."""
+        with suppress(OSError):
+            error.filename = os.readlink(f"/proc/self/fd/{self._descriptor}")
+        return error
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
