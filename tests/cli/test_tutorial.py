@@ -37,9 +37,11 @@ def script() -> str:
         if language == "python":
             lines += f"cat >{text.split()[1]} <<'PROGRAM'\n{text}PROGRAM\n"
             continue
+        if text.startswith("warren-raft serve --data-dir data/m1"):
+            text = f"rm m1.log\n{text}"  # WAIT must not find the old line before the new process has emptied the file
         waits = "grep ^ready" in text
         lines += WAIT if waits else text.replace("cd .. && rm -r ~/warren-tutorial", "rm -r data state")
-        if text.startswith("warren-raft serve --data-dir data/m1"):
+        if text.startswith("rm m1.log"):
             lines += WAIT
     for port, address in zip((7946, 7947, 7948), free_addresses(3), strict=True):
         lines = lines.replace(f"127.0.0.1:{port}", address)
