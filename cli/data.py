@@ -46,13 +46,18 @@ from .common import (
     timeout_option,
     wants_json,
 )
-from .tables import is_open_terminal, print_table, say
+from .tables import is_open_terminal, print_table, say, terminal_width
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import Item
     from warren_raft.store.interface import View
 
 ERASE_LINE_ABOVE: Final = "\x1b[1A\x1b[2K\r"
+BAR_MIN: Final = 8
+BAR_MAX: Final = 36
+BESIDE_BAR: Final = len("  []  100%") + 1  # a line as long as the terminal makes some of them begin another one
+REST: Final = len("  00:00:00")
+"""The time that the rest will take. It is left out on a narrow terminal."""
 
 
 @click.command("import", cls=WarrenCommand)
@@ -258,7 +263,7 @@ def _has_ca(view: View) -> bool:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr, if stderr is a terminal. Yields the function to call with each advance.
+    """A progress bar on stderr, if stderr is a terminal: one line of it. Yields the function to call with each advance.
 
     If the work fails, the bar is erased, and the line of the error takes its place.
     """
@@ -266,7 +271,10 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
         yield lambda _count: None
         return
     try:
-        with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        room = terminal_width() - len(label) - BESIDE_BAR
+        shows_rest = room >= REST + BAR_MIN
+        width = max(1, min(BAR_MAX, room - REST if shows_rest else room))
+        with click.progressbar(length=total, label=label, file=sys.stderr, width=width, show_eta=shows_rest) as bar:
 
             def advance(count: int) -> None:
                 bar.update(count)

@@ -115,7 +115,7 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]
     widths = [max(map(_width, (named[n].header, *(row[n] for row in cells)))) for n in shown]
     left_out: list[str] = []
     if is_terminal() and not wide:
-        widths = _narrowed(widths, [named[n] for n in shown], _terminal_width())
+        widths = _narrowed(widths, [named[n] for n in shown], terminal_width())
         left_out = [named[n].header for n, width in zip(shown, widths, strict=True) if width == 0]
     _print_row([named[n].header.upper() for n in shown], widths, is_header=True)
     for row in cells:
@@ -185,13 +185,14 @@ def is_open_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _terminal_width() -> int:
+def terminal_width() -> int:
+    """In columns. 80 without a terminal."""
     return shutil.get_terminal_size().columns
 
 
 def print_text(text: str, *, indent: int) -> None:
     """Prints a sentence. On a terminal its further lines are indented."""
-    room = _terminal_width() - indent if is_terminal() else 0
+    room = terminal_width() - indent if is_terminal() else 0
     text = one_line(text)
     first, *others = _wrapped(text, room) if room >= FIELD_WIDTH_MIN else [text]
     click.echo(first)
@@ -206,7 +207,7 @@ def print_fields(fields: Mapping[str, object] | Iterable[tuple[str, object]]) ->
     """Prints names and values, one line each. On a terminal a long value is wrapped under its own column."""
     pairs = [(name, cell(value)) for name, value in (fields.items() if isinstance(fields, Mapping) else fields)]
     indent = max((len(name) for name, _ in pairs), default=0) + len(GAP)
-    room = _terminal_width() - indent if is_terminal() else 0
+    room = terminal_width() - indent if is_terminal() else 0
     for name, text in pairs:
         lines = list(_wrapped(text, room)) if room >= FIELD_WIDTH_MIN else [text]
         click.echo(f"{name:<{indent}}{lines[0]}")

@@ -556,6 +556,15 @@ def test_a_terminal_gets_a_progress_bar(manager: Path) -> None:
     assert "imported 125 entities and the CA" in imported
 
 
+@pytest.mark.parametrize("columns", [80, 40, 24])
+def test_a_progress_bar_is_one_line(manager: Path, columns: int) -> None:
+    """(Pins a fault: below 58 columns each step began a line of its own.)"""
+    shown = on_terminal(columns, manager, "import", str(SAMPLE))
+    lines = [line for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)) if "[" in line]
+    assert "100%" in lines[-1]
+    assert max(map(len, lines)) < columns
+
+
 def test_a_progress_bar_of_work_that_fails_is_wiped_away(manager: Path, tmp_path: Path) -> None:
     shown = on_terminal(80, tmp_path, "import", str(SAMPLE), code=1)
     before, erased, after = shown.rpartition("\x1b[1A\x1b[2K\r")
