@@ -36,7 +36,7 @@ class Cancel:
 
 @constant
 class WriteLog:
-    """Call batch.write() in a worker thread, then step with Synced(batch)."""
+    """Call batch.write() in the sync thread, then step with Synced(batch)."""
 
     batch: Batch
 

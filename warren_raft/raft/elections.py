@@ -55,8 +55,8 @@ class Standing:
     last_term: int
     voters: frozenset[str]
     may_campaign: bool
-    """This manager is a voter under its own incarnation, has applied every change of members up to the commit index,
-    and its disk works."""
+    """This manager is a voter under its own incarnation, has applied every entry up to the commit index, and can write
+    its log. Its state is right, or no leader was known for so long that a wrong state does not count (leading.py)."""
     is_durable: bool
     """Everything that was written to the log is synced, also our own last term and vote."""
     is_leader: bool

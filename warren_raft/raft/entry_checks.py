@@ -2,7 +2,7 @@
 
 An entry that a manager cannot read would stop it at once and at each start, so no such entry is appended. Not here:
 the contents of a command (the state machine), the order of entries (guard.py). Pure. Invariant: no entry that this
-manager cannot apply, and no cluster of other members than the founders, gets into its log by a message.
+manager cannot apply, and no cluster of other members than the initial ones, gets into its log by a message.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class EntryChecks:
         return problem
 
     def _problem_of_change(self, change: Change) -> str:
-        """The cluster is formed by the members that the founders' record names, and nobody else. A level that this
+        """The cluster is formed by the members that the founding record names, and nobody else. A level that this
         release does not read would stop this manager."""
         if change.level > self._roster.level_max:
             why = too_old(self._roster.node_id, self._roster.level_max, change.level)

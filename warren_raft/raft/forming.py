@@ -180,7 +180,8 @@ class Forming:
 
     def _record(self, founding: Founding) -> None:
         if self._log.is_untouched and self._core.term > 0:
-            self._core.go_back(0)  # the founders elect the first leader in terms of their own: earlier claims are void
+            # The initial members elect the first leader in terms of their own: earlier claims are void.
+            self._core.go_back(0)
         self._roster.record(founding)
         for peer in sorted(self._roster.links):
             self._tell(peer)

@@ -143,7 +143,8 @@ class Installation:
                 self._rebuild()
         self._alarms.raise_alarm(
             "state-wrong",
-            f"the state of {self._node_id} is wrong; this manager does not lead, and rebuilds its state",
+            f"the state of {self._node_id} is wrong; this manager does not lead while another member can, and rebuilds "
+            "its state",
             severity="critical",
         )
 

@@ -238,7 +238,7 @@ class Peers:
     # The first start ---------------------------------------------------------------------------------------------
 
     def form(self) -> None:
-        """If the founders are recorded now, count by their record: our own configuration may have changed since they
+        """If there is a founding record now, count by it: our own configuration may have changed since they
         met."""
         if self._forming.tick():
             self._follow_voters()

@@ -164,7 +164,7 @@ class Readings:
 
     @property
     def waits(self) -> str:
-        """For people: the members that the first start waits for; empty once the founders are recorded."""
+        """For people: the members that the first start waits for; empty once there is a founding record."""
         return self._forming.waits
 
     def addresses_to_keep(self, before: Mapping[str, str]) -> dict[str, str]:

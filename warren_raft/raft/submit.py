@@ -53,7 +53,7 @@ class Outcome(Protocol):
 
 
 class Fence(Protocol):
-    """The lead that a command belongs to. Its term is in the command."""
+    """The fence of a command, as seen from its lead. The term of the lead is in the command."""
 
     @property
     def is_over(self) -> bool:

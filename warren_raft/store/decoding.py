@@ -3,8 +3,8 @@
 Lives here: the counterpart of encoding.py, compiled from the table of fields in the same way: with closures that walk
 the table, a container takes 11 µs and not 7. Not here: records and their revisions (codec.py), bounds on foreign bytes
 (support/strict_cbor.py).
-Invariant: a new field is appended to the array, so a shorter array is an older entity and a longer array a newer one. Both are
-read. Two entities share a part only if this release could have written the part.
+Invariant: new fields are appended to the array, so a shorter array is an older entity and a longer array a newer one.
+Both are read. Two entities share a part only if this release could have written the part.
 """
 
 from __future__ import annotations
