@@ -29,8 +29,8 @@ def config() -> None:
 def show(**options: Any) -> None:
     """Show each setting that `serve` would use with these options, and where it comes from.
 
-    Options decide first, then the file of --config, the join file, the data directory (its last start), and the
-    default. Nothing is started.
+    Options decide first, then their environment variables (WARREN_BACKUP_DIR for --backup-dir), the file of --config,
+    the join file, the data directory (its last start), and the default. Nothing is started.
 
     \b
     Example: warren-raft config show --config m1.toml --data-dir data/m1

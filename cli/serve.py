@@ -66,7 +66,8 @@ def serve(*, log_level: str, **options: Any) -> None:
     (Type=notify). It waits for that without a limit. SIGTERM or Ctrl-C hands leadership over and closes cleanly. SIGHUP
     makes it look for a newer certificate. A manager that ran before starts again with --data-dir alone: its id,
     address, members and certificate are in its directory. Without --join every address must be on loopback, unless the
-    directory has a certificate.
+    directory has a certificate. An option that is missing is taken from its environment variable: WARREN_BACKUP_DIR for
+    --backup-dir.
 
     \b
     Example: warren-raft serve --join m1.join --data-dir data/m1

@@ -1,4 +1,4 @@
-"""The settings of a manager on the command line: from options, a file, a join file and the data directory.
+"""The settings of a manager on the command line: from options, variables, a file, a join file and the data directory.
 
 Lives here: the options of `serve` and `config show`, the order of the sources, and the errors about settings. Not here:
 the settings themselves (warren_raft/config.py). Invariant: the first source that has a setting decides, and it is known
@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from warren_raft.certificates.join_files import JoinFile
 from warren_raft.config import (
@@ -49,12 +50,24 @@ IN_JOIN_FILE: Final = frozenset({"node_id", "listen", "members"})
 EXAMPLE: Final = (
     "warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --member m1=127.0.0.1:7946 --bootstrap --data-dir data/m1"
 )
+OPTION: Final = "option"
+ENVIRONMENT: Final = "environment"
 DEFAULT: Final = "default"
 
+
+def variable_of(option: str) -> str:
+    """The environment variable of an option: WARREN_BACKUP_DIR is that of --backup-dir."""
+    return "WARREN_" + option.removeprefix("--").replace("-", "_").upper()
+
+
+def _option(name: str, *more: str, **attributes: Any) -> Callable[[C], C]:
+    return click.option(name, *more, envvar=variable_of(name), **attributes)
+
+
 _OPTIONS: Final = (
-    click.option("--node-id", metavar="ID", help="This manager's id, unique in the cluster."),
-    click.option("--listen", metavar="HOST:PORT", help="The address where the other managers reach this manager."),
-    click.option(
+    _option("--node-id", metavar="ID", help="This manager's id, unique in the cluster."),
+    _option("--listen", metavar="HOST:PORT", help="The address where the other managers reach this manager."),
+    _option(
         "--member",
         "members",
         type=MemberType(),
@@ -62,59 +75,59 @@ _OPTIONS: Final = (
         multiple=True,
         help="An initial member, once for each, this manager included. On later starts, further addresses of members.",
     ),
-    click.option(
+    _option(
         "--join",
         metavar="FILE",
         help="This manager's join file (`warren-raft cert issue`): id, address, members, key, certificate. Options "
         "override it.",
     ),
-    click.option(
+    _option(
         "--bootstrap",
         is_flag=True,
         help="Begin a cluster of one: --member names only this manager, and its directory is empty. Without it the "
         "manager waits to be added. (In Python Config.bootstrap is True by default.)",
     ),
-    click.option(
+    _option(
         "--insecure-plaintext",
         is_flag=True,
         help="Links without TLS: every process that reaches the port can read everything and act as a member.",
     ),
-    click.option(
+    _option(
         "--metrics-listen",
         metavar="HOST:PORT",
         help="The pages /metrics, /livez, /readyz and /status over plain HTTP, for Prometheus and for probes. They are "
         "on the admin socket too.",
     ),
-    click.option(
+    _option(
         "--backup-dir",
         metavar="DIR",
         help="While this manager leads, save verified snapshots there at regular times, if something changed. The "
         "parent of DIR must exist.",
     ),
-    click.option(
+    _option(
         "--backup-every",
         type=DurationType(),
         metavar="TIME",
         help="The time between backups: 90s, 15m, 1h, 1d.  [default: 1h]",
     ),
-    click.option(
+    _option(
         "--backup-keep",
         type=WholeNumberType(1, MAX_BACKUPS),
         metavar="N",
         help="Keep the newest N backups.  [default: 24]",
     ),
-    click.option(
+    _option(
         "--backup-continuous",
         is_flag=True,
         help="Also write every change to the backup directory, a second after it was made.",
     ),
-    click.option(
+    _option(
         "--backup-command",
         type=WordsType(),
         metavar="COMMAND",
         help="Run it after each backup, with the file's path as its last argument. No shell reads it.",
     ),
-    click.option(
+    _option(
         "--config",
         "config_file",
         type=PathType(exists=True, dir_okay=False),
@@ -152,8 +165,9 @@ class _Source(NamedTuple):
 
 
 def gathered(options: Mapping[str, Any]) -> Gathered:
-    """The settings from the options of `settings_options`, the file, the join file and the data directory; the first
-    that has a setting decides. Raises UsageError for a setting that the operator has to correct."""
+    """The settings from the options of `settings_options` and their variables, the file, the join file and the data
+    directory; the first that has a setting decides. Raises UsageError for a setting that the operator has to
+    correct."""
     config_file = options["config_file"]
     typed = {
         "node_id": options["node_id"],
@@ -170,7 +184,18 @@ def gathered(options: Mapping[str, Any]) -> Gathered:
         "backup_command": options["backup_command"],
         "backup_continuous": options["backup_continuous"] or None,
     }
-    sources = [_Source("option", {name: value for name, value in typed.items() if value is not None})]
+    given = {name: value for name, value in typed.items() if value is not None}
+    context = click.get_current_context(silent=True)  # None in a thread of `doctor`, which has none of these options
+    from_environment = {
+        name
+        for name in given
+        if context is not None
+        and context.get_parameter_source(name.removesuffix("_seconds")) is ParameterSource.ENVIRONMENT
+    }
+    sources = [
+        _Source(OPTION, {name: given[name] for name in given if name not in from_environment}),
+        _Source(ENVIRONMENT, {name: given[name] for name in from_environment}),
+    ]
     config = _config(config_file, sources)
     for name in ("backup_every", "backup_keep", "backup_command"):
         option = f"--{name.replace('_', '-')}"
@@ -180,14 +205,13 @@ def gathered(options: Mapping[str, Any]) -> Gathered:
 
 
 def _origin(name: str, sources: Sequence[_Source]) -> str:
-    number, source = next(
-        ((number, source.name) for number, source in enumerate(sources) if name in source.settings), (-1, DEFAULT)
-    )
-    if number != 0:
+    source = next((source.name for source in sources if name in source.settings), DEFAULT)
+    if source not in (OPTION, ENVIRONMENT):
         return source
     if name == "data_dir" and not is_data_dir_typed():
         return DATA_DIR_VARIABLE
-    return SETTING_OPTIONS.get(name, f"--{name.replace('_', '-')}")
+    option = SETTING_OPTIONS.get(name, f"--{name.replace('_', '-')}")
+    return option if source == OPTION else variable_of(option)
 
 
 def _expanded(path: str | None) -> str | None:
@@ -195,7 +219,7 @@ def _expanded(path: str | None) -> str | None:
 
 
 def _config(config_file: str | None, sources: list[_Source]) -> Config:
-    """The settings of the options in `sources`, and of the other sources, which are appended to it."""
+    """The settings of the options and variables in `sources`, and of the other sources, which are appended to it."""
     typed = sources[0].settings
     from_join: dict[str, Any] = {}
     try:
@@ -214,6 +238,9 @@ def _config(config_file: str | None, sources: list[_Source]) -> Config:
         return Config.from_toml(config_file, **from_others)
     except InvalidConfig as error:
         text = setting_problem(error, typed)
+        name = (error.field or "").partition(".")[0]
+        if name not in typed and name in sources[1].settings:
+            text = f"{_origin(name, sources)}: {error.reason}"
         if (error.field or "").partition(".")[0] in from_join:
             text += f" (in {named['join']})"
         raise click.UsageError(text) from None

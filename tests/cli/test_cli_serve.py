@@ -502,6 +502,39 @@ def test_config_show_names_the_source_of_each_setting(
     assert warren("config", "show", "--listen", "127.0.0.1:0", *options).code == 2
 
 
+def test_a_variable_comes_behind_its_option_and_before_the_file(
+    warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "m1.toml"
+    file.write_text(
+        'node_id = "m1"\nlisten = "127.0.0.1:1"\nbackup_dir = "/f"\nslow_write_seconds = 2\nbackup_keep = 7\n'
+    )
+    for name, value in {
+        "CONFIG": str(file),
+        "LISTEN": "127.0.0.1:2",
+        "MEMBER": "m1=127.0.0.1:2 m2=127.0.0.1:3",
+        "BACKUP_DIR": "/e",
+        "BACKUP_EVERY": "5m",
+        "BACKUP_KEEP": "",
+        "BOOTSTRAP": "1",
+        "SLOW_WRITE_SECONDS": "9",  # it has no option
+    }.items():
+        monkeypatch.setenv(f"WARREN_{name}", value)
+    arguments = ("config", "show", "--backup-dir", "/o", "--data-dir", tmp_path, "-o", "json")
+    shown = {name: (each["value"], each["from"]) for name, each in warren(*arguments).json.items()}
+    assert shown["backup_dir"] == ("/o", "--backup-dir")
+    assert shown["listen"] == ("127.0.0.1:2", "WARREN_LISTEN")
+    assert shown["members"] == ({"m1": "127.0.0.1:2", "m2": "127.0.0.1:3"}, "WARREN_MEMBER")
+    assert shown["backup_every_seconds"] == (300.0, "WARREN_BACKUP_EVERY")
+    assert shown["bootstrap"] == (True, "WARREN_BOOTSTRAP")
+    for name, value in (("node_id", "m1"), ("backup_keep", 7), ("slow_write_seconds", 2)):
+        assert shown[name] == (value, str(file))
+    monkeypatch.setenv("WARREN_LISTEN", "nowhere")
+    ran = warren(*arguments[:-2])
+    assert ran.code == 2
+    assert ran.err.startswith("warren-raft: WARREN_LISTEN: 'nowhere' is not an address")
+
+
 def test_config_show_has_what_the_last_start_left(warren: Command, start_manager: StartManager, tmp_path: Path) -> None:
     address = free_addresses(1)[0]
     manager = start_manager(tmp_path / "m1", "m1", {"m1": address})
