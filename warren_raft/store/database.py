@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
 import lmdb
@@ -46,6 +46,7 @@ from warren_raft.store.generations import StateDirectory, StateUntrusted
 from warren_raft.store.leading import leading_items
 from warren_raft.store.lmdb_errors import StorageFailed, code_of, translated
 from warren_raft.store.reader_slots import (
+    ForeignRead,
     Holder,
     OwnersTable,
     ReadersTable,
@@ -145,9 +146,10 @@ class Database:
         self.clock: Final = clock
         self.decoded: Final = DecodedCache()
         self.commits: Final = Durations()
-        self.begin: Callable[..., AbstractContextManager[lmdb.Transaction[Any]]]
+        self.begin: Callable[..., lmdb.Transaction[Any] | ForeignRead]
         self.begin = environment.begin if readers_table is None else readers_table.begin
-        """`begin(handle, None, False, buffers)`: a raw read transaction, for `with`. Raises Closed after close."""
+        """`begin(handle, None, False, buffers)`: a raw read transaction, for `with`, or for one `get` at once: it ends
+        when nobody refers to it. Raises Closed after close."""
         self._owners_table: Final = owners_table
         self._environment: lmdb.Environment | None = environment
         self._file: Final = _File(self.path)

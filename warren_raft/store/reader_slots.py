@@ -567,6 +567,11 @@ class ForeignRead:
     def __exit__(self, *_exception: object) -> None:
         self.abort()
 
+    def get(self, key: bytes) -> Any:
+        """One record, or None. Ends the transaction."""
+        with self as transaction:
+            return transaction.get(key)
+
     def abort(self) -> None:
         """End the transaction, then give the slot back. Idempotent."""
         if self.transaction is not None:

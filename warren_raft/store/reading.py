@@ -373,8 +373,7 @@ class Reader(ReadMethods):
             key = id.encode()
             entry = database.decoded.tables[number].get(key)
             if entry is not None:
-                with database.begin(database.tables[number].handle) as txn:
-                    record = txn.get(key)
+                record = database.begin(database.tables[number].handle).get(key)
                 if record is not None and record[:HEAD_BYTES] == entry[0]:
                     return entry[1]  # type: ignore[no-any-return]
         except (AttributeError, UnicodeEncodeError, Closed, lmdb.Error):
