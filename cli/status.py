@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import starmap
 from typing import Any, Final
@@ -40,13 +41,13 @@ CLUSTER_COLUMNS: Final = (
 
 @click.command("status", cls=WarrenCommand)
 @click.option("--check", is_flag=True, help="Print the verdict only; the exit code gives it too.")
-@click.option("--cluster", is_flag=True, help="Show the last report of every member.")
+@click.option("--cluster", is_flag=True, help="Show the last report of every member; the exit code is as for --check.")
 def status(*, check: bool, cluster: bool) -> int:
     """Show a running manager and its cluster.
 
     Begins with a verdict (healthy, degraded or no quorum) and its reasons. Then it shows the manager's role, leader,
-    indexes, digest, members, counts and alarms. With --check the exit code is 0 for healthy, 1 for degraded (or if no
-    manager runs), 6 for no quorum.
+    indexes, digest, members, counts and alarms. With --check or --cluster the exit code is 0 for healthy, 1 for
+    degraded (or if no manager runs), 6 for no quorum.
 
     \b
     Example: warren-raft status --data-dir data/m1 -o json
@@ -55,12 +56,9 @@ def status(*, check: bool, cluster: bool) -> int:
     if not check:
         require_stdout()
     answer = manager().status()
-    if not check:
-        _print(answer, check=False, cluster=cluster)
-        return 0
-    with loss_accepted(sys.stdout):  # the exit code is enough
-        _print(answer, check=True, cluster=cluster)
-    return CHECK_CODES[answer["verdict"]["state"]]
+    with loss_accepted(sys.stdout) if check else nullcontext():  # with --check the exit code is enough
+        _print(answer, check=check, cluster=cluster)
+    return CHECK_CODES[answer["verdict"]["state"]] if check or cluster else 0
 
 
 def _print(answer: Mapping[str, Any], *, check: bool, cluster: bool) -> None:

@@ -98,9 +98,10 @@ def test_the_verdict_follows_a_cluster_that_loses_its_managers(
     wait_verdict(
         status, m1, 1, r"degraded: m\d leads term \d+, 2 of 3 connected, tolerates 0 failures; not connected: m3"
     )
-    shown = status("--cluster", "--data-dir", m1).out
-    assert re.match(ANY_VERDICT + "\n\n", shown)
-    rows = rows_of(shown)
+    shown = status("--cluster", "--data-dir", m1)
+    assert shown.code == 1
+    assert re.match(ANY_VERDICT + "\n\n", shown.out)
+    rows = rows_of(shown.out)
     assert rows.keys() == set(IDS)
     assert " away " in rows["m3"]
 
@@ -108,7 +109,8 @@ def test_the_verdict_follows_a_cluster_that_loses_its_managers(
     # A leader that has just lost the others leads for another moment, and has no quorum all the same.
     none = r"no quorum: (no leader is known|m1 leads term \d+), 1 of 3 connected; not connected: m2, m3.*"
     wait_verdict(status, m1, 6, none)
-    assert status("--data-dir", m1).code == 0, "only --check has an exit code of its own"
+    assert status("--cluster", "--data-dir", m1).code == 6
+    assert status("--data-dir", m1).code == 0, "only --check and --cluster tell the verdict by the exit code"
 
 
 def test_a_check_where_no_manager_runs_is_a_failure_in_one_line(status: Status, tmp_path: Path) -> None:
