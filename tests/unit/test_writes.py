@@ -141,7 +141,7 @@ def test_a_session_that_the_cluster_has_forgotten_is_opened_again() -> None:
 def test_at_the_deadline_a_held_write_ends_with_the_reason(full: bool) -> None:
     sent = Sent(queue_limit=1)
     early, late = sent.write("early", deadline=10.0), sent.write("late")
-    early.needs_room = True
+    early.needs_space = True
     sent.take(early, late)
     sent.writes.expire(9.9, lambda: (NO_QUORUM, full))
     assert not early.wait(0)

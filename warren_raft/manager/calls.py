@@ -196,7 +196,7 @@ class WriteCalls:
         term = NO_FENCE if fence is None else fence.term
         series = self._writes.counts.of(operations)
         verbs = [operation.verb for operation in operations]
-        needs_room = PUT in verbs
+        needs_space = PUT in verbs
         if is_below(self._engine, levels.WITH_ALL):
             feature = levels.beyond_first(verbs, term, request_key)
             if feature:
@@ -206,7 +206,7 @@ class WriteCalls:
         else:
             forget_below = self._request_memory.forget_below() if request_key else 0
             data = encode_body(operations, term, request_key, forget_below)
-        if needs_room and self._engine.is_full:
+        if needs_space and self._engine.is_full:
             series.failed(StorageFull.__name__)
             raise StorageFull(self._why_full())
         return of(
@@ -215,7 +215,7 @@ class WriteCalls:
             data,
             deadline,
             self._writes.done,
-            needs_room=needs_room,
+            needs_space=needs_space,
             fence=fence,
             thread=threading.get_ident(),
             series=series,

@@ -79,7 +79,7 @@ class SlowWrite:
     """Of the command."""
     writes: int
     """How many slow writes ended in the same moment, this one, which was the slowest, among them."""
-    origins: Collection[str]
+    senders: Collection[str]
     """The other managers from which the writes of an entry came. Empty: it is a write of a caller here."""
     index: int
     """The log entry; 0: the write was not applied."""
@@ -150,7 +150,7 @@ class SlowWrite:
             "kind": self.kind,
             "size_bytes": self.size_bytes,
             "writes": self.writes,
-            "from": sorted(self.origins),
+            "from": sorted(self.senders),
             "index": self.index or None,
             "leader": self.leader,
             "tries": self.tries,
@@ -231,7 +231,7 @@ class SlowWrites:
         assert self._engine is not None
         while self.entries:
             entry = self.entries.popleft()
-            if entry.origins:
+            if entry.senders:
                 ago = time.monotonic() - entry.applied_at
                 found = SlowWrite(
                     at=time.time() - ago,
@@ -241,7 +241,7 @@ class SlowWrites:
                     kind="",
                     size_bytes=0,
                     writes=0,
-                    origins=entry.origins,
+                    senders=entry.senders,
                     index=entry.index,
                     leader=self._node_id,
                     tries=0,
@@ -366,7 +366,7 @@ class SlowWrites:
             "follower_sync_seconds": found.follower_sync,
             "index": found.index or None,
             "leader": found.leader,
-            "from": ",".join(sorted(found.origins)) or None,
+            "from": ",".join(sorted(found.senders)) or None,
             "size_bytes": found.size_bytes or None,
             "writes": found.writes if found.writes > 1 else None,
             "tries": found.tries if found.tries > 1 else None,
@@ -398,7 +398,7 @@ def _made(write: Write, ended: float, leader: str | None) -> SlowWrite:
         kind="" if series is None else series.kind,
         size_bytes=len(write.data),
         writes=1,
-        origins=(),
+        senders=(),
         index=write.index,
         leader=leader,
         tries=write.tries,

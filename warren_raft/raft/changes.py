@@ -19,6 +19,7 @@ from warren_raft.raft.address_book import is_address
 from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
+from warren_raft.raft.keeping_up import Rounds
 from warren_raft.raft.levels import raising, read_by_all
 from warren_raft.raft.membership import (
     ADD,
@@ -38,7 +39,6 @@ from warren_raft.raft.messages import (
     REFUSED,
     WAIT,
 )
-from warren_raft.raft.rounds import Rounds
 from warren_raft.raft.way_back import join_first, way_back
 from warren_raft.support.log_lines import log_event
 

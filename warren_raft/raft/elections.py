@@ -47,7 +47,7 @@ until this many timeouts have passed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Candidacy:
     """The facts that decide an election. The engine takes them from the core and the log."""
 
     term: int
@@ -153,7 +153,7 @@ class Elections:
         self._waited_for[peer, what] = now
         return True
 
-    def stand_again(self, now: float) -> None:
+    def campaign_again(self, now: float) -> None:
         """We led until just now, and our majority still follows us."""
         self.deadline = now
 
@@ -177,36 +177,36 @@ class Elections:
 
     # Pre-vote ----------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float, standing: Standing) -> bool:
+    def tick(self, now: float, candidacy: Candidacy) -> bool:
         """Ask for pre-votes when it is time. True: campaign now (only if we alone are the quorum)."""
-        if standing.is_leader or now < self.deadline:
+        if candidacy.is_leader or now < self.deadline:
             return False
         if self.leader is not None:
             self.why = Reason(TIMEOUT, f"{self.leader} was not heard for {now - self.leader_contact:.1f} s")
             self.leader = None
-        if not standing.is_durable:
+        if not candidacy.is_durable:
             # Our last vote request, or our vote, waits for the disk and has not left yet. Another campaign would take
             # it back before any peer could answer. With syncs as long as our timeout, no leader was ever elected.
             return False
-        if not standing.may_campaign and standing.voters == {self._node_id}:
+        if not candidacy.may_campaign and candidacy.voters == {self._node_id}:
             return False  # it campaigns as soon as it may
         self.deadline = now + self._draw() * RETRY_FRACTION
-        if not standing.may_campaign:
+        if not candidacy.may_campaign:
             return False
         self._round += 1
         self._granted = {self._node_id}
         self._asking = True
         request = PreVote(
             round=self._round,
-            term=standing.term,
-            last_log_index=standing.last_index,
-            last_log_term=standing.last_term,
+            term=candidacy.term,
+            last_log_index=candidacy.last_index,
+            last_log_term=candidacy.last_term,
         )
-        for peer in sorted(standing.voters - {self._node_id}):
+        for peer in sorted(candidacy.voters - {self._node_id}):
             self._outbox.send(peer, request)
-        return self._won(standing)
+        return self._won(candidacy)
 
-    def answer_pre_vote(self, peer: str, message: PreVote, now: float, standing: Standing) -> PreVoteReply:
+    def answer_pre_vote(self, peer: str, message: PreVote, now: float, candidacy: Candidacy) -> PreVoteReply:
         """Say whether we would vote for the peer. That changes no term: a peer may ask for ever without harm. If our
         own leader asks, it does not lead any more.
 
@@ -214,32 +214,32 @@ class Elections:
         promise one; and a candidate must not be made to begin again while our vote for it waits for our disk.
         """
         log_is_new_enough = (message.last_log_term, message.last_log_index) >= (
-            standing.last_term,
-            standing.last_index,
+            candidacy.last_term,
+            candidacy.last_index,
         )
         granted = (
             log_is_new_enough
-            and message.term >= standing.term
-            and (peer == self.leader or not self.leader_is_alive(now, is_leader=standing.is_leader))
+            and message.term >= candidacy.term
+            and (peer == self.leader or not self.leader_is_alive(now, is_leader=candidacy.is_leader))
         )
         if granted and self._is_waited_for(peer, "pre-vote", now):
             self.deadline = max(self.deadline, now + GRANTED_SECONDS)
-        return PreVoteReply(round=message.round, granted=granted, term=standing.term)
+        return PreVoteReply(round=message.round, granted=granted, term=candidacy.term)
 
-    def expects(self, peer: str, message: PreVoteReply, standing: Standing) -> bool:
+    def expects(self, peer: str, message: PreVoteReply, candidacy: Candidacy) -> bool:
         """Whether the reply is of a voter, and to our present round."""
-        return self._asking and message.round == self._round and peer in standing.voters
+        return self._asking and message.round == self._round and peer in candidacy.voters
 
-    def receive_pre_vote_reply(self, peer: str, message: PreVoteReply, standing: Standing) -> bool:
+    def receive_pre_vote_reply(self, peer: str, message: PreVoteReply, candidacy: Candidacy) -> bool:
         """True: a quorum would vote for us, campaign now."""
-        if not self.expects(peer, message, standing):
+        if not self.expects(peer, message, candidacy):
             return False
         if message.granted:
             self._granted.add(peer)
-        return standing.may_campaign and not standing.is_leader and self._won(standing)
+        return candidacy.may_campaign and not candidacy.is_leader and self._won(candidacy)
 
-    def _won(self, standing: Standing) -> bool:
-        won = len(self._granted & standing.voters) * 2 > len(standing.voters)
+    def _won(self, candidacy: Candidacy) -> bool:
+        won = len(self._granted & candidacy.voters) * 2 > len(candidacy.voters)
         if won:
             self._asking = False
         return won

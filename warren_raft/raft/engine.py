@@ -289,7 +289,7 @@ class Engine(Readings):
         self._proposing.send()
         if core.is_leader:
             self._proposing.propose()
-            if self._guard.untold_since is not None or self._proposing.origins:
+            if self._guard.untold_since is not None or self._proposing.senders:
                 self._tell_commit()
         if looks:
             self._requests.tick(must_go=self._fitness.must_not_lead)
@@ -299,7 +299,7 @@ class Engine(Readings):
         """A new commit index waits a little for entries to ride on, but not if a follower has a caller of a write that
         is committed now."""
         proposing, guard = self._proposing, self._guard
-        waited_for = proposing.take_committed_origins() if proposing.origins else ()
+        waited_for = proposing.take_committed_senders() if proposing.senders else ()
         if guard.untold_since is None:
             return
         is_due = self._context.now - guard.untold_since >= NOTICE_SECONDS
@@ -406,7 +406,7 @@ class Engine(Readings):
         machine = self._context.machine
         if not self._health.is_due(self._context.now):
             return
-        is_odd = self._health.tick(
+        is_diverged = self._health.tick(
             self._context.now,
             machine,
             self.own_report(machine.applied_index, self.alarms.active),
@@ -415,7 +415,7 @@ class Engine(Readings):
             commit=self._committed_entry(),
             settled=self._roster.settled_index,
         )
-        if is_odd:
+        if is_diverged:
             self._installation.condemn()
 
     def _committed_entry(self) -> tuple[int, int] | None:

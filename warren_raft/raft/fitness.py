@@ -20,7 +20,7 @@ from warren_raft.raft.settling import Settling
 
 NO_QUORUM: Final = "no leader with a quorum answered before the deadline: warren-raft status shows the reason"
 NO_SPACE_HERE: Final = "no space left on this manager's disk until the deadline"
-NO_ROOM: Final = "too many managers were low on space until the deadline"
+TOO_MANY_LOW: Final = "too many managers were low on space until the deadline"
 """Why a write that reached its deadline came to nothing, as far as its own manager can tell."""
 
 
@@ -72,7 +72,7 @@ class Fitness:
         own = self._writer.shortage or self._applying.shortage
         if own is not None:
             return NO_SPACE_HERE if own.is_space else f"{own.what}, until the deadline", True
-        return NO_ROOM if self.is_full else NO_QUORUM, self.is_full
+        return TOO_MANY_LOW if self.is_full else NO_QUORUM, self.is_full
 
     @property
     def must_not_lead(self) -> Reason | None:

@@ -103,7 +103,7 @@ class Guard:
         """The commit index in the newest append message."""
         self.untold_since: float | None = None
         """When a leader's commit index rose that no append message has carried yet; None: there is none."""
-        self._braked: dict[str, int] = {}
+        self._paused: dict[str, int] = {}
         self._answering: tuple[str, int, int] | None = None
         self._answer: tuple[int, bool] | None = None
         """(next index, hint) of the reply, if they are not the core's."""
@@ -141,12 +141,12 @@ class Guard:
         progress = self.followers.of(peer, self.core.term)
         if entries and self.needs_snapshot(peer):
             # The follower cannot use entries before it has the snapshot. Until then it gets heartbeats, and answers.
-            self._brake(peer, entries[0][1])
+            self._pause(peer, entries[0][1])
             entries = []
         if entries and progress.unacknowledged_bytes >= WINDOW_BYTES:
             # A heartbeat is sent nevertheless. Its answer shows that entries were dropped on the way, for example while
             # that manager replaced its state and the link stayed up. Without it the window would stay full for ever.
-            self._brake(peer, entries[0][1])
+            self._pause(peer, entries[0][1])
             entries = []
         if entries and self._large.is_naming:
             entries = self._named(peer, entries)
@@ -196,28 +196,28 @@ class Guard:
         for command, index, term in entries:
             name = self._large.name_for(peer, index)
             if name == UNDER_WAY:
-                self._brake(peer, index)
+                self._pause(peer, index)
                 break
             named.append((command if name is None else name, index, term))
         return named
 
-    def _brake(self, peer: str, first_unsent: int) -> None:
+    def _pause(self, peer: str, first_unsent: int) -> None:
         self.core.disconnected(peer)
-        self._braked.setdefault(peer, first_unsent)
+        self._paused.setdefault(peer, first_unsent)
 
     def _behind(self, peer: str) -> None:
         """The follower lacks entries that our log has compacted. catchup.py offers it a snapshot that ends at our base
         or above."""
         self.followers.needs_snapshot.add(peer)
-        self._brake(peer, self._log.base_index + 1)
+        self._pause(peer, self._log.base_index + 1)
 
-    def release_brakes(self) -> None:
+    def release_paused(self) -> None:
         """After the tick: connect the followers again that were disconnected in it. The next entries that they get are
         the first ones that were not sent."""
-        for peer, first_unsent in self._braked.items():
+        for peer, first_unsent in self._paused.items():
             self.core.connected(peer)
             self.core.set_next_index(peer, first_unsent)
-        self._braked.clear()
+        self._paused.clear()
 
     def _outgoing_reply(self, peer: str, message: AppendReply) -> None:
         if self._answering is None or self._answering[0] != peer:
@@ -457,7 +457,7 @@ class Guard:
                 self.core.set_next_index(peer, progress.match + 1)
 
     def link_down(self, peer: str) -> None:
-        self._braked.pop(peer, None)
+        self._paused.pop(peer, None)
         if self._last_answered is not None and self._last_answered[0] == peer:
             self._last_answered = None
 
@@ -465,7 +465,7 @@ class Guard:
         """A member left. The acknowledgements of its data directory say nothing about the next directory under the same
         id."""
         self.followers.forget(peer)
-        self._braked.pop(peer, None)
+        self._paused.pop(peer, None)
 
     def synced(self) -> None:
         """Our own disk has caught up. Count the acknowledgements, or the leader's commit index, that waited for it."""
@@ -482,8 +482,8 @@ class Guard:
         self._note_commit(min(core.commit_index, log.synced_index))  # a follower may have led when this was proposed
 
     def after_tick(self) -> None:
-        if self._braked:
-            self.release_brakes()
+        if self._paused:
+            self.release_paused()
         # The commit index of a leader, also of one that in this tick counted a majority and then lost its quorum.
         commit_index = min(self.core.commit_index, self._log.synced_index)
         self._note_commit(commit_index)

@@ -52,9 +52,9 @@ class Large:
 
     command: bytes
     deadline: float
-    origin: str = ""
+    sender: str = ""
     """The manager that sent the command; "": one of our own callers made it."""
-    origin_number: int = 0
+    sender_number: int = 0
     waiter: Any = None
     """The proposal of our own caller."""
     number: int = 0
@@ -65,7 +65,7 @@ class Large:
     """Its index in the log; 0: it is not in the log yet."""
     names: dict[str, int] = field(default_factory=dict)
     """Peer -> the name under which the peer holds it, or UNDER_WAY. The name is `number`; for the peer that sent the
-    command to us it is -origin_number."""
+    command to us it is -sender_number."""
     refused_by: set[str] = field(default_factory=set)
     """Peers that did not take it ahead of the log, because they did not know that we lead. The append message to them
     has its bytes."""
@@ -115,8 +115,8 @@ class LargeEntries:
         """Put a large command into the queue. They are proposed in the order in which they came."""
         self._queue.append(large)
         self._queue_bytes += len(large.command)
-        if large.origin:
-            large.names[large.origin] = -large.origin_number
+        if large.sender:
+            large.names[large.sender] = -large.sender_number
 
     def receive(self, peer: str, message: SubmitLarge, now: float, *, is_leader: bool) -> None:
         """A manager sends a large command. It is given back if we do not lead, or the queue is full."""
@@ -224,7 +224,7 @@ class LargeEntries:
     def link_down(self, peer: str) -> None:
         """The peer has dropped the bytes that it held. It will send its own large commands again."""
         self._refused.pop(peer, None)
-        for large in [large for large in self._queue if large.origin == peer]:
+        for large in [large for large in self._queue if large.sender == peer]:
             large.names.pop(peer, None)
             self._give_up(large)
         for large in self._all():

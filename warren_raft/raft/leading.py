@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.context import LONG_AGO, Context
-from warren_raft.raft.elections import Elections, Standing
+from warren_raft.raft.elections import Candidacy, Elections
 from warren_raft.raft.guard import CHECK_QUORUM_TIMEOUTS, Guard
 from warren_raft.raft.log_writer import LogWriter
 from warren_raft.raft.messages import RequestVote
@@ -27,7 +27,7 @@ Role = Literal["follower", "candidate", "leader"]
 _ROLES: Final[tuple[Role, ...]] = ("follower", "candidate", "leader")
 """By the core's states."""
 
-ODD_WAITS_TIMEOUTS: Final = 5
+WRONG_WAITS_TIMEOUTS: Final = 5
 """Election timeouts without a leader after which a manager campaigns although its state is not the majority's: the one
 that could lead in its place may have died."""
 
@@ -159,14 +159,14 @@ class Leading:
 
     # Elections ---------------------------------------------------------------------------------------------------
 
-    def standing(self) -> Standing:
+    def candidacy(self) -> Candidacy:
         """The facts that decide an election."""
         applied_all = self._context.machine.applied_index >= self._log.commit_index
         # A state that is wrong makes no vote and no entry wrong: better that leader than none for good.
-        may_mislead = self._context.now - self.led_at > ODD_WAITS_TIMEOUTS * self._timeout_seconds
+        may_mislead = self._context.now - self.led_at > WRONG_WAITS_TIMEOUTS * self._timeout_seconds
         is_fit = not self._replacement.is_wrong or may_mislead
         can_write = self._writer.shortage is None
-        return Standing(
+        return Candidacy(
             term=self._core.term,
             last_index=self._log.last_index,
             last_term=self._log.last_term,
@@ -178,7 +178,7 @@ class Leading:
 
     def ask_for_votes(self) -> None:
         """The time of elections.py is up, and this manager does not lead."""
-        if self._elections.tick(self._context.now, self.standing()):
+        if self._elections.tick(self._context.now, self.candidacy()):
             self.campaign()
 
     def campaign(self, transfer: Reason | None = None) -> None:
@@ -187,7 +187,7 @@ class Leading:
         self._guard.transferring = transfer is not None
         self._guard.why = why.told()
         self._core.campaign()
-        self._log_lines.stands(self._node_id, self._core.term, why)
+        self._log_lines.campaigns(self._node_id, self._core.term, why)
         self._guard.after_tick()
 
     # Changes of leadership ---------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Proposing:
         self._requests = requests
         self.change_is_due = False
         """Whether the next change of members is looked for before the next entry of commands."""
-        self.origins: deque[tuple[int, frozenset[str]]] = deque()
+        self.senders: deque[tuple[int, frozenset[str]]] = deque()
         """(index of an entry, the followers that sent its commands), oldest first, until they are committed."""
         self._group = 0
         """The commands of the last entry of commands."""
@@ -70,15 +70,15 @@ class Proposing:
         return self._core.is_leader and self._roster.membership is not None
 
     def leadership_changed(self) -> None:
-        self.origins.clear()
+        self.senders.clear()
         self._stages.forget()
 
-    def take_committed_origins(self) -> Collection[str]:
+    def take_committed_senders(self) -> Collection[str]:
         """The followers whose commands have been committed since the last call."""
-        origins: set[str] = set()
-        while self.origins and self.origins[0][0] <= self._log.commit_index:
-            origins |= self.origins.popleft()[1]
-        return origins
+        senders: set[str] = set()
+        while self.senders and self.senders[0][0] <= self._log.commit_index:
+            senders |= self.senders.popleft()[1]
+        return senders
 
     # To the leader -----------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Proposing:
             self._propose_large()
             if under_way and len(self._submitter.queue) < self._group:
                 return  # more callers are on their way, because those of the last entry but one have their answers
-            commands, origins = self._submitter.take(
+            commands, senders = self._submitter.take(
                 commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES
             )
             if commands:
@@ -160,9 +160,9 @@ class Proposing:
                 entry = entries.encode_commands(commands)
                 self._context.decoded.keep(entry, commands)
                 self._append(entry)
-                self._stages.made(self._log.last_index, self._context.now, origins, self._submitter.came_at)
-                if origins:
-                    self.origins.append((self._log.last_index, origins))
+                self._stages.made(self._log.last_index, self._context.now, senders, self._submitter.came_at)
+                if senders:
+                    self.senders.append((self._log.last_index, senders))
 
     def _propose_change(self) -> bool:
         cluster_id = ""
@@ -185,10 +185,10 @@ class Proposing:
             self._submitter.large_proposed(large, self._log.last_index + 1)
             self._append(large.entry)
             size += len(large.entry)
-            origins = frozenset([large.origin] if large.origin else ())
-            self._stages.made(self._log.last_index, self._context.now, origins)
-            if origins:
-                self.origins.append((self._log.last_index, origins))
+            senders = frozenset([large.sender] if large.sender else ())
+            self._stages.made(self._log.last_index, self._context.now, senders)
+            if senders:
+                self.senders.append((self._log.last_index, senders))
 
     def _append(self, entry: bytes) -> None:
         before = self._log.last_index

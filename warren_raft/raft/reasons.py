@@ -67,14 +67,14 @@ class LeaderLog:
         self.leaders = 0
         """How often a leader was known that was not the one before, or led in another term."""
 
-    def stands(self, candidate: str, term: int, reason: Reason) -> None:
+    def campaigns(self, candidate: str, term: int, reason: Reason) -> None:
         """A manager, perhaps this one, asks for votes in a term."""
         self._candidates[candidate] = term, reason
 
     def heard_candidate(self, peer: str, request: RequestVote) -> None:
         reason = Reason.heard(request.why)
         if reason is not None:
-            self.stands(peer, request.term, reason)
+            self.campaigns(peer, request.term, reason)
 
     def look(self, leader: str | None, term: int, why: Reason) -> None:
         """Log a change of leader or term. `why`: the reason that this manager itself knows for having no leader."""

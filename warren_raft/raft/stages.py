@@ -33,14 +33,14 @@ class Reply(NamedTuple):
 class EntryTimes:
     """One entry of commands. The times are those of the raft thread's clock, mostly to the begin of a step."""
 
-    __slots__ = ("applied_at", "came_at", "index", "made_at", "origins", "replies", "synced_at")
+    __slots__ = ("applied_at", "came_at", "index", "made_at", "replies", "senders", "synced_at")
 
-    def __init__(self, index: int, made_at: float, origins: Collection[str], came_at: float = 0.0) -> None:
+    def __init__(self, index: int, made_at: float, senders: Collection[str], came_at: float = 0.0) -> None:
         self.index = index
         self.came_at = came_at or made_at
         """When the oldest command of another manager came here; the same as `made_at` if there is none."""
         self.made_at = made_at
-        self.origins = origins
+        self.senders = senders
         """The other managers whose callers made some of its commands."""
         self.synced_at = NOT_YET
         """When this manager's own log held it durably."""
@@ -72,10 +72,10 @@ class Stages:
         self.slow: deque[EntryTimes] = deque(maxlen=UNDER_WAY_MAX)
         """For the code that takes them out."""
 
-    def made(self, index: int, now: float, origins: Collection[str], came_at: float = 0.0) -> None:
+    def made(self, index: int, now: float, senders: Collection[str], came_at: float = 0.0) -> None:
         """This leader has made an entry of commands, some of which came from these other managers; the oldest of those
         at `came_at`."""
-        self._under_way.append(EntryTimes(index, now, origins, came_at))
+        self._under_way.append(EntryTimes(index, now, senders, came_at))
 
     def forget(self) -> None:
         """This manager leads no more, or leads again."""

@@ -76,7 +76,7 @@ class Proposal:
     error: Exception | None = None
     sent: bool = False
     """Whether the command may have reached a log: it left this process, or is in this manager's own log."""
-    needs_room: bool = False
+    needs_space: bool = False
     """Whether the command creates or updates something: if no space is left, it fails with StorageFull."""
     thread: int = 0
     """The thread that made the command. The writes of a thread keep their order; 0: no order."""
@@ -176,7 +176,8 @@ class Submitter:
         (self._waiting_large if proposal.is_large else self._waiting).append(proposal)
 
     def set_route(self, route: Route | None) -> None:
-        """Send all proposals without an answer to the new leader, in their old order."""
+        """Send all proposals without an answer over the new route, in their old order: to another leader, or to the
+        same one over a new link or in a new term."""
         if route == self._route:
             return
         if self._route is not None and self._route.link == 0:
@@ -283,17 +284,17 @@ class Submitter:
         not wait any more, or whose lead is over, are left out.
         """
         taken: list[bytes] = []
-        origins: set[str] = set()
+        senders: set[str] = set()
         size = 0
         queue = self.queue
         self.came_at = 0.0
         while queue and len(taken) < commands_max:
             if taken and size + len(queue[0][1]) > bytes_max:
                 break
-            origin, command, proposal, came_at = queue.popleft()
+            sender, command, proposal, came_at = queue.popleft()
             self._queue_bytes -= len(command)
             if proposal is None:
-                origins.add(origin)
+                senders.add(sender)
                 self.came_at = self.came_at or came_at
             elif not proposal.is_pending or self._is_refused(proposal):
                 continue
@@ -301,7 +302,7 @@ class Submitter:
                 proposal.sent = True
             taken.append(command)
             size += len(command)
-        return taken, frozenset(origins)
+        return taken, frozenset(senders)
 
     def next_large(self, node_id: str, voters: frozenset[str]) -> Large | None:
         """The large command that is to become an entry now, alone: a majority holds its bytes."""
@@ -330,7 +331,7 @@ class Submitter:
             large.waiter.sent = True
         self.large.proposed(index)
 
-    # Back at the origin ------------------------------------------------------------------------------------------
+    # Back at the sender ------------------------------------------------------------------------------------------
 
     def refused(self, peer: str, now: float) -> None:
         """The manager that we took for the leader does not lead (any more), or its queue is full."""
@@ -418,7 +419,7 @@ class Submitter:
 
 def expired(proposal: Proposal, reason: str, *, full: bool) -> Exception:
     """The error for a proposal that reached its deadline, see Submitter.expire."""
-    if full and proposal.needs_room and not proposal.sent:
+    if full and proposal.needs_space and not proposal.sent:
         return StorageFull(reason)
     return Unavailable(reason, maybe_applied=proposal.sent)
 

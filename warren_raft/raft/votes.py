@@ -104,7 +104,7 @@ class Votes:
 
     def on_timeout_now(self, peer: str, message: TimeoutNow) -> None:
         """Our leader hands leadership to us (Raft thesis 3.10)."""
-        if peer == self._core.leader and message.term == self._core.term and self._leading.standing().may_campaign:
+        if peer == self._core.leader and message.term == self._core.term and self._leading.candidacy().may_campaign:
             why = Reason.heard(message.why) or Reason(TRANSFER, f"{peer} hands over")
             self._leading.campaign(why)
 
@@ -112,7 +112,7 @@ class Votes:
 
     def on_pre_vote(self, peer: str, message: PreVote) -> None:
         if self._roster.may_vote:
-            reply = self._elections.answer_pre_vote(peer, message, self._context.now, self._leading.standing())
+            reply = self._elections.answer_pre_vote(peer, message, self._context.now, self._leading.candidacy())
             self._outbox.send_when_synced(peer, reply)
 
     def on_request_vote(self, peer: str, message: RequestVote) -> None:
@@ -130,10 +130,10 @@ class Votes:
     # Of voters ---------------------------------------------------------------------------------------------------
 
     def on_pre_vote_reply(self, peer: str, message: PreVoteReply) -> None:
-        is_expected = self._elections.expects(peer, message, self._leading.standing())
+        is_expected = self._elections.expects(peer, message, self._leading.candidacy())
         if message.term > self._core.term and self._leading.leader is None and is_expected:
             self._core.observe_term(self._admission.bounded(message.term, self._context.now))
-        if self._elections.receive_pre_vote_reply(peer, message, self._leading.standing()):
+        if self._elections.receive_pre_vote_reply(peer, message, self._leading.candidacy()):
             self._leading.campaign()
 
     def on_nack(self, peer: str, message: Nack) -> None:
@@ -147,6 +147,6 @@ class Votes:
         elif self._admission.may_yield(peer, now):
             core.observe_term(term)
             self._leading.follow(Reason(LATER_TERM_OF_ONE, f"{peer} is in a later term and could not follow"))
-            self._elections.stand_again(now)
+            self._elections.campaign_again(now)
         else:
             self._guard.stats["later term of a single member not taken up"] += 1

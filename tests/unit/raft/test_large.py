@@ -535,7 +535,7 @@ def test_what_follows_a_command_that_was_given_back_is_given_back_too() -> None:
         say(number, heard)
     leader.engine.step(cluster.now, leader.events)
     leader.events.clear()
-    assert [large.origin_number for large in leader.engine.submitter.large._all()] == [8]
+    assert [large.sender_number for large in leader.engine.submitter.large._all()] == [8]
 
 
 def test_what_was_given_back_is_not_sent_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,15 +174,15 @@ def test_a_leader_that_is_relieved_does_not_step_down_first() -> None:
     assert cluster.wait_leader().engine.term == term + 1
 
 
-@pytest.mark.parametrize("is_odd", [False, True])
-def test_a_leader_needs_no_state_that_it_fetched_before_it_led(is_odd: bool) -> None:
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_a_leader_needs_no_state_that_it_fetched_before_it_led(is_wrong: bool) -> None:
     """A leader has all committed entries. As long as the fetched state waits, no snapshot is taken, and the log
     grows."""
     cluster = Cluster(snapshot_after_bytes=SMALL)
     leader = cluster.wait_ready()
     old = ListMachine()
     old.applied_index, old.applied_term = 2, 99  # an entry that our log does not have
-    if is_odd:
+    if is_wrong:
         leader.engine._replacement.go(Event.WRONG)
     leader.engine._installation.install(old)
     cluster.turn()

@@ -15,10 +15,10 @@ import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full, Message, Node, send_raw
 from warren_raft.raft.changes import PENDING
+from warren_raft.raft.keeping_up import Rounds
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import ADD
 from warren_raft.raft.outbox import NOTICE_SECONDS
-from warren_raft.raft.rounds import Rounds
 
 TIMEOUT_SECONDS = 1.0
 IDS = ("m1", "m2", "m3", "m4", "m5")

@@ -22,6 +22,7 @@ from warren_raft.raft.changes import (
     WAIT,
     Answer,
 )
+from warren_raft.raft.keeping_up import Rounds
 from warren_raft.raft.membership import (
     ADD,
     PROMOTE,
@@ -30,7 +31,6 @@ from warren_raft.raft.membership import (
     Change,
 )
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
-from warren_raft.raft.rounds import Rounds
 
 IDLE_SECONDS = 20.0
 ELECTED_SECONDS = 30.0

@@ -27,7 +27,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 def put(cluster: Cluster, id_: str, text: str, seconds: float) -> None:
     """A write that needs space."""
     proposal = cluster.submit(id_, text, seconds)
-    proposal.needs_room = True
+    proposal.needs_space = True
 
 
 # Which managers are low on space -------------------------------------------------------------------------------------
