@@ -122,11 +122,20 @@ class Operators:
     def _add(self) -> None:
         members = self._members()
         absent = sorted({*JOINERS, *self.world.initial} - set(members))
-        free = [id_ for id_ in absent if not self._is_taken(id_)]
+        free = [id_ for id_ in absent if not self._is_taken(id_) and not self._may_be_needed(id_)]
         if free and len(members) < self._most:
             id_ = self.random.choice(free)
             self._count("member added", id_)
             self._start(Work([(ADD, id_, self._blank(id_).address)], gives_up_at=self._patience()))
+
+    def _may_be_needed(self, id_: str) -> bool:
+        """Whether the directory of a removed member may still be the only one that proves its removal: nobody was told
+        that it was removed, and the managers that stay have not heard it. No operator replaces that directory."""
+        newest, directory = self.world.audience.lists.newest, self.world.directories.get(id_)
+        if newest is None or directory is None or directory.incarnation not in newest.removed:
+            return False
+        voters = [self.world.processes[voter] for voter in newest.voters if voter in self.world.processes]
+        return sum(id_ not in voter.engine.members for voter in voters) * 2 <= len(newest.voters)
 
     def _blank(self, id_: str) -> Directory:
         """A new directory on which a manager with this id runs. If an abandoned request has left a directory that was
