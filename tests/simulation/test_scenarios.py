@@ -35,7 +35,7 @@ def test_a_word_that_is_no_command_fails() -> None:
 
 BROKEN: dict[str, tuple[Change, ...]] = {
     "slow_disks_elect": (
-        Change(Elections, "tick", "if not standing.is_durable:", "if False:"),
+        Change(Elections, "tick", "if not candidacy.is_durable:", "if False:"),
         Change(Votes, "on_pre_vote", "self._outbox.send_when_synced(peer, reply)", "self._outbox.send(peer, reply)"),
     ),
     "a_dead_leader_is_nobodys_leader": (
@@ -65,7 +65,7 @@ BROKEN: dict[str, tuple[Change, ...]] = {
         Change(
             Elections,
             "answer_pre_vote",
-            "and (peer == self.leader or not self.leader_is_alive(now, is_leader=standing.is_leader))",
+            "and (peer == self.leader or not self.leader_is_alive(now, is_leader=candidacy.is_leader))",
             "and True",
         ),
         Change(Elections, "leader_is_alive", "return is_leader or (", "return is_leader or (False and "),
