@@ -106,6 +106,8 @@ _CODE: Final = re.compile(r"`(\w+)`")
 _LINK: Final = re.compile(r"\[([^]]+)\]\(([^)#\s]+)\)")
 _SETTING: Final = re.compile(r"^\| `(\w+)`", re.MULTILINE)
 _NAME: Final = re.compile(r"^- `([\w.]+)`", re.MULTILINE)
+_GROUP: Final = re.compile(r"]\(\.\./#([\w-]+)\)")
+"""A link to another group of the page, which has a page of its own on the site."""
 
 
 def write_reference(_app: Sphinx) -> None:
@@ -114,7 +116,8 @@ def write_reference(_app: Sphinx) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # a group may have had another title
     folder.mkdir()
     for title, text in groups():
-        prose = _CODE.sub(linked, text[: text.index("\n- `")].replace("](", "](../"))
+        prose = _CODE.sub(linked, text.partition("\n- `")[0].replace("](", "](../"))
+        prose = _GROUP.sub(r"](\1.md)", prose)
         entries = "\n".join(entry(name) for name in _NAME.findall(text))
         (folder / f"{slug(title)}.md").write_text(f"# {title}\n{prose}\n\n```{{eval-rst}}\n{entries}```\n")
 
