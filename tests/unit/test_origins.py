@@ -74,7 +74,7 @@ def test_a_damaged_slot_is_not_believed(tmp_path: Path) -> None:
     assert KnownOrigins(tmp_path).of(1) == UNKNOWN
 
 
-def test_without_space_the_manager_goes_on_and_says_so_once(
+def test_without_space_it_drops_these_changes_only_and_says_so_once_for_each_spell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = origins(tmp_path)
@@ -82,13 +82,17 @@ def test_without_space_the_manager_goes_on_and_says_so_once(
     def full(_self: OsFile, _offset: int, _data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(OsFile, "write", full)
-    with caplog.at_level(logging.WARNING):
-        kept.keep([Made(1, 5, 77)])
-        kept.keep([Made(2, 6, 77)])
-    (record,) = caplog.records
-    assert record.message.startswith("file not written")
-    assert FILE_NAME in record.message
+    for spell in (1, 2):
+        with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
+            patch.setattr(OsFile, "write", full)
+            kept.keep([Made(10 * spell + 1, 5, 77)])
+            kept.keep([Made(10 * spell + 2, 6, 77)])
+        kept.keep([Made(10 * spell + 3, 7, 77)])
+        known = KnownOrigins(tmp_path)
+        assert [known.of(10 * spell + n) for n in (1, 2, 3)] == [UNKNOWN, UNKNOWN, Origin(NOW, 77)]
+        assert len(caplog.records) == spell
+    assert all(record.message.startswith("file not written") for record in caplog.records)
+    assert all(FILE_NAME in record.message for record in caplog.records)
 
 
 def test_a_file_that_cannot_be_opened_is_no_reason_to_stop(tmp_path: Path) -> None:

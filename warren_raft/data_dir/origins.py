@@ -49,7 +49,9 @@ class Origin(NamedTuple):
 
 
 class Origins:
-    """The writing side, for one thread. Never raises: after an error of the disk it logs a line, and keeps no more."""
+    """The writing side, for one thread. Never raises: if the disk fails, the origins of these changes are dropped.
+
+    The first error is logged, and the first one after each success. If the file cannot be opened, nothing is kept."""
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Origins:
         self._old_index = old_index
         self._microseconds = microseconds
         self._file: File | None = None
+        self._is_failing = False
         with self._helping():
             try:
                 self._file = files.open(self._path)
@@ -103,12 +106,15 @@ class Origins:
 
     @contextmanager
     def _helping(self) -> Iterator[None]:
-        """After an error of the disk: log it, and keep nothing more."""
+        """Log an error of the disk, unless the last call failed too."""
         try:
             yield
         except OSError as error:
-            log_event(logger, logging.WARNING, "file not written", error, node=self._node_id, path=FILE_NAME)
-            self.close()
+            if not self._is_failing:
+                log_event(logger, logging.WARNING, "file not written", error, node=self._node_id, path=FILE_NAME)
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
 
 class KnownOrigins:
