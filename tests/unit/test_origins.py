@@ -74,6 +74,16 @@ def test_a_damaged_slot_is_not_believed(tmp_path: Path) -> None:
     assert KnownOrigins(tmp_path).of(1) == UNKNOWN
 
 
+def test_a_replay_of_many_revisions_keeps_the_newer_ones(tmp_path: Path) -> None:
+    first = origins(tmp_path)
+    first.keep([Made(SLOTS + 1, 7, 77)])
+    first.close()
+    later = origins(tmp_path, old_index=7, at=MICROSECONDS + 10**9)
+    later.keep([Made(1, 5, 70)])  # its slot is that of SLOTS + 1
+    later.keep([Made(SLOTS + 1, 7, 77)])
+    assert KnownOrigins(tmp_path).of(SLOTS + 1) == Origin(NOW, 77)
+
+
 def test_without_space_it_drops_these_changes_only_and_says_so_once_for_each_spell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -100,7 +100,7 @@ class Origins:
             return _encoded(change.revision, now, change.session)
         kept = file.read(_place(change.revision), SLOT_BYTES)  # applied again: the time of the first time counts
         found = _decoded(kept)
-        if found is not None and (found[0], found[2]) == (change.revision, change.session):
+        if found is not None and (found[0] > change.revision or found[::2] == (change.revision, change.session)):
             return kept
         return _encoded(change.revision, 0, change.session)
 
