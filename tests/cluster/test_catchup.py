@@ -18,6 +18,7 @@ import pytest
 import warren_raft as wr
 from tests.busy_machine import in_time
 from tests.cluster.harness import Cluster
+from warren_raft.data_dir.origins import KnownOrigins
 from warren_raft.store.codec import encode, make_record
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
@@ -112,6 +113,8 @@ def test_a_follower_that_was_away_gets_a_snapshot_while_writes_go_on(compacting:
     with in_time():
         assert pause < PAUSE_SECONDS, f"no write was acknowledged for {pause:.2f} s"
     cluster.check()
+    newest = cluster.status(follower)["revision"]
+    assert KnownOrigins(cluster.data_dir(follower)).of(newest).applied_at is not None
 
 
 def test_members_that_are_added_behind_a_cut_log_get_a_snapshot(compacting: Cluster) -> None:
