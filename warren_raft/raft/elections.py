@@ -81,8 +81,9 @@ class Elections:
         self.leader_contact = -1e9
         """When a message of the present leader last arrived."""
         self.last_contact = -1e9
-        """When a leader was last heard or, if we led later, a majority. It is not forgotten with the leader: the age of
-        the state is counted from it. No election depends on it."""
+        """When a leader was last heard. It is not forgotten with the leader: the age of the state is counted from it.
+        No election depends on it. Our own lead does not count: a leader that was suspended was deposed at an unknown
+        time."""
         self._successor: tuple[str, float] = ("", -1e9)
         """The manager that our leader hands over to, and when the leader last said so."""
         self._parked: tuple[str, RequestVote, float] | None = None
@@ -128,11 +129,10 @@ class Elections:
         self.leader_contact = -1e9
         self._asking = False
 
-    def stepped_down(self, now: float, why: Reason, *, is_alone: bool = False, majority_at: float = -1e9) -> None:
+    def stepped_down(self, now: float, why: Reason, *, is_alone: bool = False) -> None:
         """We led and do not any more: wait a full timeout before asking. We may have heard our successor already. The
-        only voter (`is_alone`) does not wait. `majority_at`: when we last heard a majority."""
+        only voter (`is_alone`) does not wait."""
         self.why = why
-        self.last_contact = max(self.last_contact, majority_at)
         self.deadline = now if is_alone else now + self._draw()
 
     def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:

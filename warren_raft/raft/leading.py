@@ -194,22 +194,25 @@ class Leading:
 
     def heard(self, peer: str, commit_index: int) -> None:
         """An append message of a leader that we follow has come."""
+        before = self._elections.last_contact
         self._elections.heard_leader(peer, self._context.now)
         if commit_index > self._context.machine.applied_index:
-            self._note_unapplied(commit_index)
+            self._note_unapplied(commit_index, before)
         if self._ready_index is None:
             self._ready_index = commit_index
 
-    def _note_unapplied(self, commit_index: int) -> None:
-        told, now = self._unapplied, self._context.now
+    def _note_unapplied(self, commit_index: int, before: float) -> None:
+        """`before`: the last contact before this one. The leader may have committed the entries at any moment since
+        then."""
+        told = self._unapplied
         if not told:
-            told.append((commit_index, now))
+            told.append((commit_index, before))
         elif commit_index > told[-1][0]:
             since = told[-1][1]
-            if now - since < UNAPPLIED_SECONDS:
+            if before - since < UNAPPLIED_SECONDS:
                 told[-1] = (commit_index, since)
             else:
-                told.append((commit_index, now))
+                told.append((commit_index, before))
 
     def heard_candidate(self, peer: str, request: RequestVote) -> None:
         self._log_lines.heard_candidate(peer, request)
@@ -232,9 +235,7 @@ class Leading:
             if leads:
                 self._elections.became_leader()
             else:
-                now = self._context.now
-                majority_at = now - self._majority_age(now) if self.leads_for_sure else LONG_AGO
-                self._elections.stepped_down(now, why or self._why_stepped_down(), majority_at=majority_at)
+                self._elections.stepped_down(self._context.now, why or self._why_stepped_down())
                 self._submitter.clear_queue()
         if leads:
             self._led_term = self._core.term

@@ -466,7 +466,7 @@ class View(ReadMethods):
         cluster.
 
         0 on the leader and in a LocalStore; infinite before the first contact; None in a ReadOnlyStore, which does not
-        know it. A leader that was deposed counts from its last contact with a majority.
+        know it. A leader that was deposed counts from before it led, until it hears the next leader.
         """
         return self._contact_age
 
