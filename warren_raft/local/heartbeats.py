@@ -53,7 +53,7 @@ class LocalHeartbeats:
             self._wake()
 
     def age(self, node_id: str) -> float | None:
-        return self._table.age_of(node_id)
+        return self._table.age_of(node_id, time.monotonic())
 
     def look(self) -> float | None:
         """Write the changes that are due. Returns the seconds until the next call; None: after a `wake`."""

@@ -84,7 +84,7 @@ class Heartbeats:
     def age(self, node_id: str) -> float | None:
         """Seconds since the last beat that is known here. Raises Closed."""
         self._life.require()
-        return self._beats.table.age_of(node_id)
+        return self._beats.table.age_of(node_id, time.monotonic())
 
     # The thread --------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Heartbeats:
             if operation is None:
                 continue
             self._under_way[node.id] = self._calls.start((operation,), WRITE_SECONDS, fence=Fence(verdict.term))
-            age = self._beats.table.age_of(node.id)
+            age = self._beats.table.age_of(node.id, time.monotonic())
             what = "node is down" if node.status == NodeStatus.DOWN else "node is ready"
             level = logging.WARNING if node.status == NodeStatus.DOWN else logging.INFO
             log_event(logger, level, what, node=self._node_id, subject=node.id, age_seconds=age, term=verdict.term)

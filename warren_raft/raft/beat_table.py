@@ -49,9 +49,9 @@ class BeatTable:
         self._random_bits = random_bits
         self.inbox: deque[tuple[str, float, float]] = deque(maxlen=INBOX_MAX)
         """(node id, ttl, time by the monotonic clock) of the beats that callers brought since the last look."""
-        self._in_inbox: set[str] = set()
-        """The nodes with a beat in the inbox. `take` adds a node before it appends the beat: otherwise a look could
-        come between the two, and the node would stay in the set."""
+        self._came_at: dict[str, float] = {}
+        """When the newest beat of a node was brought, until the next look. `age_of` ignores a time before the last
+        look: an exception of a signal handler, or a look between the two steps of `take`, may leave one."""
         self.known: dict[str, Beat] = {}
         self._own: dict[str, Beat] = {}
         """The last beat of each node that a caller brought here. No other manager knows its time better."""
@@ -66,13 +66,15 @@ class BeatTable:
 
     def take(self, node_id: str, ttl_seconds: float, now: float) -> None:
         """A caller brings a beat, at the time `now` of the monotonic clock."""
-        self._in_inbox.add(node_id)
         self.inbox.append((node_id, ttl_seconds, now))
+        self._came_at[node_id] = now
 
-    def age_of(self, node_id: str) -> float | None:
-        """Seconds since the last beat of a node that is known here, to a look (0.25 s); None if none is known."""
-        if node_id in self._in_inbox:
-            return 0.0
+    def age_of(self, node_id: str, now: float) -> float | None:
+        """Seconds since the last beat of a node that is known here, to a look (0.25 s); None if none is known. `now` by
+        the monotonic clock."""
+        came_at = self._came_at.get(node_id)
+        if came_at is not None and (self._looked_at is None or came_at >= self._looked_at):
+            return max(0.0, now - came_at)
         beat = self.known.get(node_id)
         return None if beat is None or not beat.mark else max(0.0, self.now - beat.at)
 
@@ -103,9 +105,11 @@ class BeatTable:
             found[node_id] = None
         # Not before: `age_of` knows of a beat at every moment after `take`.
         if len(beats) < INBOX_MAX:
-            self._in_inbox.difference_update([node_id for node_id, _, _ in beats])
+            for node_id, _, came_at in beats:
+                if self._came_at.get(node_id) == came_at:
+                    self._came_at.pop(node_id, None)
         else:  # beats were dropped, so their nodes are not among these
-            self._in_inbox.clear()
+            self._came_at.clear()
         return list(found)
 
     def to_tell(self, node_id: str) -> list[Beat]:
