@@ -159,8 +159,10 @@ class ReadOnlyStore(Reader):
         database = Database.open_read_only(self._state)
         try:
             self._opened = _Opened.of(database)
-        finally:  # an exception from a signal handler leaves one of the two open, the one in use
-            (database if self._opened is before else before.database).close()
+        finally:  # an exception from a signal handler leaves one of the two open at most, the one in use
+            for each in (database, before.database):
+                if each is not self._database:
+                    each.close()
         if self._is_closed:  # another thread has closed the store meanwhile
             self._opened = None
             database.close()
