@@ -216,6 +216,7 @@ def test_the_odd_one_out_says_so_and_rebuilds_itself(compacting: Cluster) -> Non
     follower = cluster.followers()[0]
     cluster.wait_converged()
     before = cluster.generation(follower)
+    assert KnownOrigins(cluster.data_dir(follower)).of(revision).applied_at is not None
     cluster.stop(follower)
     change_a_record(cluster, follower, "rots", revision)
     cluster.start(follower)
@@ -230,6 +231,7 @@ def test_the_odd_one_out_says_so_and_rebuilds_itself(compacting: Cluster) -> Non
     others = {id_ for id_ in cluster.alive if id_ != follower}
     cluster.wait(lambda: cluster.status(follower)["digests_compared"].keys() == others, "all to say the same")
     assert cluster.call(follower, "get", key="rots")[0] == "written again"
+    assert KnownOrigins(cluster.data_dir(follower)).of(revision).applied_at is None, "it is from the wrong state"
 
 
 def test_a_rotten_snapshot_is_not_used(compacting: Cluster) -> None:

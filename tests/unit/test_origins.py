@@ -59,6 +59,18 @@ def test_a_change_that_is_applied_again_keeps_its_first_time(tmp_path: Path) -> 
     assert known.of(2) == Origin(None, 78)  # it was made before this start; nobody knows when
 
 
+def test_after_a_wrong_state_nothing_of_it_is_believed(tmp_path: Path) -> None:
+    kept = origins(tmp_path)
+    kept.keep([Made(1, 5, 77), Made(SLOTS + 2, 6, 78)])
+    kept.forget(6)
+    kept.keep([Made(2, 6, 79), Made(3, 7, 80)])
+    known = KnownOrigins(tmp_path)
+    found = [known.of(revision) for revision in (1, SLOTS + 2, 2, 3)]
+    assert found == [UNKNOWN, UNKNOWN, Origin(None, 79), Origin(NOW, 80)]
+    kept.close()
+    kept.forget(8)
+
+
 def test_a_damaged_slot_is_not_believed(tmp_path: Path) -> None:
     origins(tmp_path).keep([Made(1, 5, 77)])
     path = tmp_path / FILE_NAME

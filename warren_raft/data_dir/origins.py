@@ -89,6 +89,13 @@ class Origins:
             if first + len(slots) > SLOTS:
                 file.write(0, b"".join(slots[SLOTS - first :]))
 
+    def forget(self, old_index: int) -> None:
+        """Forget everything, because the state was wrong. When entries up to `old_index` were made is not known now."""
+        self._old_index = old_index
+        if self._file is not None:
+            with self._helping():
+                self._file.truncate(0)
+
     def close(self) -> None:
         """A second call does nothing."""
         file, self._file = self._file, None

@@ -304,6 +304,7 @@ class Parts:
         """In the raft thread, after the state was replaced. Reads that have begun go on in the old state."""
         machine.on_made = self.origins.keep
         if was_wrong:
+            self.origins.forget(self.opened.log.last_index)
             self.hub.diverged(machine.database)
         self.installed += 1
         if self.life.database is not None:
