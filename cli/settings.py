@@ -175,22 +175,18 @@ def gathered(options: Mapping[str, Any]) -> Gathered:
         "members": _mapping(options["members"]),
         "data_dir": named_data_dir(),
         "join": _expanded(options["join"]),
-        "bootstrap": options["bootstrap"] or None,
-        "insecure_plaintext": options["insecure_plaintext"] or None,
+        "bootstrap": _flag(options, "bootstrap"),
+        "insecure_plaintext": _flag(options, "insecure_plaintext"),
         "metrics_listen": options["metrics_listen"],
         "backup_dir": _expanded(options["backup_dir"]),
         "backup_every_seconds": options["backup_every"],
         "backup_keep": options["backup_keep"],
         "backup_command": options["backup_command"],
-        "backup_continuous": options["backup_continuous"] or None,
+        "backup_continuous": _flag(options, "backup_continuous"),
     }
     given = {name: value for name, value in typed.items() if value is not None}
-    context = click.get_current_context(silent=True)  # None in a thread of `doctor`, which has none of these options
     from_environment = {
-        name
-        for name in given
-        if context is not None
-        and context.get_parameter_source(name.removesuffix("_seconds")) is ParameterSource.ENVIRONMENT
+        name for name in given if _parameter_source(name.removesuffix("_seconds")) is ParameterSource.ENVIRONMENT
     }
     sources = [
         _Source(OPTION, {name: given[name] for name in given if name not in from_environment}),
@@ -202,6 +198,17 @@ def gathered(options: Mapping[str, Any]) -> Gathered:
         if options[name] is not None and config.backup_dir is None:
             raise click.UsageError(f"{option} needs --backup-dir: without it no backup is made")
     return Gathered(config, {field.name: _origin(field.name, sources) for field in fields(Config)})
+
+
+def _parameter_source(parameter: str) -> ParameterSource | None:
+    """None in a thread of `doctor`, which has none of these options."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.get_parameter_source(parameter)
+
+
+def _flag(options: Mapping[str, Any], name: str) -> bool | None:
+    """None if neither the option nor its variable gave it. The variable may say no."""
+    return None if _parameter_source(name) is ParameterSource.DEFAULT else options[name]
 
 
 def _origin(name: str, sources: Sequence[_Source]) -> str:

@@ -502,6 +502,53 @@ def test_config_show_names_the_source_of_each_setting(
     assert warren("config", "show", "--listen", "127.0.0.1:0", *options).code == 2
 
 
+VARIABLES: dict[str, tuple[str, str, object]] = {
+    "--node-id": ("m1", "node_id", "m1"),
+    "--listen": ("127.0.0.1:1", "listen", "127.0.0.1:1"),
+    "--member": ("m1=127.0.0.1:1 m2=127.0.0.1:2", "members", {"m1": "127.0.0.1:1", "m2": "127.0.0.1:2"}),
+    "--join": ("/e.join", "join", "/e.join"),
+    "--bootstrap": ("no", "bootstrap", False),
+    "--insecure-plaintext": ("false", "insecure_plaintext", False),
+    "--metrics-listen": ("127.0.0.1:3", "metrics_listen", "127.0.0.1:3"),
+    "--backup-dir": ("/e", "backup_dir", "/e"),
+    "--backup-every": ("5m", "backup_every_seconds", 300.0),
+    "--backup-keep": ("9", "backup_keep", 9),
+    "--backup-continuous": ("0", "backup_continuous", False),
+    "--backup-command": ("ship 'a b'", "backup_command", ["ship", "a b"]),
+    "--data-dir": ("", "data_dir", ""),
+}
+"""An option -> a text for its variable, its setting, and the value that the setting then has."""
+
+
+def test_each_setting_with_an_option_is_in_the_test_of_the_variables() -> None:
+    others = {"--config", "--log-level", "--output"}
+    assert {option.opts[-1] for option in serve.serve.params} == VARIABLES.keys() | others
+
+
+@pytest.mark.parametrize("option", VARIABLES)
+def test_a_variable_decides_before_the_file(
+    warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    text, setting, value = VARIABLES[option]
+    directory = tmp_path / "m1"
+    (directory / "tls").mkdir(parents=True)  # its join file was used and removed
+    if option == "--data-dir":
+        text = value = str(directory)
+    file = tmp_path / "m1.toml"
+    file.write_text(
+        f"node_id = 'm1'\nlisten = '127.0.0.1:1'\ndata_dir = '{directory}'\njoin = '/f.join'\nbootstrap = true\n"
+        "insecure_plaintext = true\nmetrics_listen = '127.0.0.1:4'\nbackup_dir = '/f'\nbackup_every_seconds = 60\n"
+        "backup_keep = 7\nbackup_continuous = true\nbackup_command = ['f']\nmembers = {m1 = '127.0.0.1:1'}\n"
+    )
+    monkeypatch.setenv("WARREN_CONFIG", str(file))
+    assert warren("config", "show", "-o", "json").json[setting]["from"] == str(file)
+    variable = "WARREN_" + option.removeprefix("--").replace("-", "_").upper()
+    monkeypatch.setenv(variable, "")
+    assert warren("config", "show", "-o", "json").json[setting]["from"] == str(file)
+    monkeypatch.setenv(variable, text)
+    assert warren("config", "show", "-o", "json").json[setting] == {"value": value, "from": variable}
+
+
 def test_a_variable_comes_behind_its_option_and_before_the_file(
     warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
