@@ -38,7 +38,7 @@ from .common import (
     named_data_dir,
 )
 from .service_manager import ServiceManager
-from .settings import gathered, settings_options
+from .settings import gathered, settings_options, variable_of
 from .signals import handled
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manag
 @settings_options
 @click.option(
     "--log-level",
+    envvar=variable_of("--log-level"),
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
@@ -66,8 +67,8 @@ def serve(*, log_level: str, **options: Any) -> None:
     (Type=notify). It waits for that without a limit. SIGTERM or Ctrl-C hands leadership over and closes cleanly. SIGHUP
     makes it look for a newer certificate. A manager that ran before starts again with --data-dir alone: its id,
     address, members and certificate are in its directory. Without --join every address must be on loopback, unless the
-    directory has a certificate. An option that is missing is taken from its environment variable: WARREN_BACKUP_DIR for
-    --backup-dir.
+    directory has a certificate. An option that is missing, but --output, is taken from its environment variable:
+    WARREN_BACKUP_DIR for --backup-dir.
 
     \b
     Example: warren-raft serve --join m1.join --data-dir data/m1

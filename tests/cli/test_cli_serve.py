@@ -525,6 +525,13 @@ def test_each_setting_with_an_option_is_in_the_test_of_the_variables() -> None:
     assert {option.opts[-1] for option in serve.serve.params} == VARIABLES.keys() | others
 
 
+def test_the_log_level_has_a_variable(warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARREN_LOG_LEVEL", "loud")
+    ran = warren("serve", "--data-dir", tmp_path)
+    assert ran.code == 2
+    assert "'loud'" in ran.err
+
+
 @pytest.mark.parametrize("option", VARIABLES)
 def test_a_variable_decides_before_the_file(
     warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
