@@ -248,6 +248,9 @@ def _config(config_file: str | None, sources: list[_Source]) -> Config:
         name = (error.field or "").partition(".")[0]
         if name not in typed and name in sources[1].settings:
             text = f"{_origin(name, sources)}: {error.reason}"
+        node_id = sources[1].settings.get("node_id")
+        if name == "members" and node_id is not None and error.reason.startswith("must contain this manager"):
+            text += f" ({node_id} is from {variable_of('--node-id')})"
         if (error.field or "").partition(".")[0] in from_join:
             text += f" (in {named['join']})"
         raise click.UsageError(text) from None

@@ -25,9 +25,11 @@ from tests.busy_machine import in_time
 from warren_raft.disk import last_failure
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft.way_back import way_back
+from warren_raft.support.command import SETTING_VARIABLES
 from warren_raft_cli import serve, signals
 from warren_raft_cli.common import DurationType
 from warren_raft_cli.serve import KeyValueFormatter
+from warren_raft_cli.settings import variable_of
 
 LOG_LINE = re.compile(
     r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=\w+ logger=[\w.]+ message="[^"]*"'
@@ -525,6 +527,12 @@ def test_each_setting_with_an_option_is_in_the_test_of_the_variables() -> None:
     assert {option.opts[-1] for option in serve.serve.params} == VARIABLES.keys() | others
 
 
+def test_a_child_gets_no_variable_of_a_setting() -> None:
+    """A `warren-raft serve` that the backup command starts would take the settings of the manager as its own."""
+    options = [option.opts[-1] for option in serve.serve.params if option.name != "output"]
+    assert {variable_of(option) for option in options} == SETTING_VARIABLES
+
+
 def test_the_log_level_has_a_variable(warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARREN_LOG_LEVEL", "loud")
     ran = warren("serve", "--data-dir", tmp_path)
@@ -549,7 +557,7 @@ def test_a_variable_decides_before_the_file(
     )
     monkeypatch.setenv("WARREN_CONFIG", str(file))
     assert warren("config", "show", "-o", "json").json[setting]["from"] == str(file)
-    variable = "WARREN_" + option.removeprefix("--").replace("-", "_").upper()
+    variable = variable_of(option)
     monkeypatch.setenv(variable, "")
     assert warren("config", "show", "-o", "json").json[setting]["from"] == str(file)
     monkeypatch.setenv(variable, text)
@@ -583,6 +591,16 @@ def test_a_variable_comes_behind_its_option_and_before_the_file(
     assert shown["bootstrap"] == (True, "WARREN_BOOTSTRAP")
     for name, value in (("node_id", "m1"), ("backup_keep", 7), ("slow_write_seconds", 2)):
         assert shown[name] == (value, str(file))
+    monkeypatch.setenv("WARREN_NODE_ID", "m3")
+    ran = warren(*arguments[:-2])
+    assert ran.err.startswith("warren-raft: WARREN_MEMBER: must contain this manager, m3 (m3 is from WARREN_NODE_ID)")
+    monkeypatch.delenv("WARREN_MEMBER")
+    file.write_text('node_id = "m1"\nlisten = "127.0.0.1:2"\n[members]\nm1 = "127.0.0.1:2"\n')
+    ran = warren(*arguments[:-2])
+    assert ran.err.startswith(
+        f"warren-raft: config.members: must contain this manager, m3 (in {file}) (m3 is from WARREN_NODE_ID)"
+    )
+    monkeypatch.delenv("WARREN_NODE_ID")
     monkeypatch.setenv("WARREN_LISTEN", "nowhere")
     ran = warren(*arguments[:-2])
     assert ran.code == 2

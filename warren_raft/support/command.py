@@ -27,8 +27,34 @@ OUTPUT_BYTES_MAX: Final = 4096
 """The end of the output that is kept. Everything before it is read and dropped, so the command never waits for us."""
 OUTPUT_READS_MAX: Final = 64
 """After its end: a pipe holds a megabyte at most, and a child that it left behind may write for ever."""
-_NOT_FOR_CHILDREN: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"})
-"""systemd means these for the manager itself."""
+SETTING_VARIABLES: Final = frozenset(
+    {
+        "WARREN_NODE_ID",
+        "WARREN_LISTEN",
+        "WARREN_MEMBER",
+        "WARREN_JOIN",
+        "WARREN_BOOTSTRAP",
+        "WARREN_INSECURE_PLAINTEXT",
+        "WARREN_METRICS_LISTEN",
+        "WARREN_BACKUP_DIR",
+        "WARREN_BACKUP_EVERY",
+        "WARREN_BACKUP_KEEP",
+        "WARREN_BACKUP_CONTINUOUS",
+        "WARREN_BACKUP_COMMAND",
+        "WARREN_CONFIG",
+        "WARREN_LOG_LEVEL",
+        "WARREN_DATA_DIR",
+    }
+)
+"""The variables of `warren-raft serve`."""
+_NOT_FOR_CHILDREN: Final = SETTING_VARIABLES | {
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+}
+"""systemd and the operator mean these for the manager itself."""
 
 
 class Ended(NamedTuple):
@@ -41,8 +67,8 @@ class Ended(NamedTuple):
 
 
 def run(command: Sequence[str], facts: Mapping[str, str], *, limit_seconds: float, stop: threading.Event) -> Ended:
-    """Run it in a process group of its own, with `facts` added to the environment of this process. Raises Closed when
-    `stop` is set, OSError if it cannot be started."""
+    """Run it in a process group of its own, with `facts` added to the environment of this process, less the variables
+    that are meant for this process alone. Raises Closed when `stop` is set, OSError if it cannot be started."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     process = RESERVE.call(
         subprocess.Popen,

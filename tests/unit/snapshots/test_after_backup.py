@@ -101,6 +101,8 @@ def test_it_gets_the_path_as_last_argument_and_the_facts_in_its_environment(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
     monkeypatch.setenv("AWS_PROFILE", "backup")
+    monkeypatch.setenv("WARREN_LISTEN", "127.0.0.1:1")
+    monkeypatch.setenv("WARREN_DATA_DIR", "/the/manager/itself")
     world.write(f'echo "$#|$1|$2" >{tmp_path}/said', f"env >>{tmp_path}/said", f"ls /proc/self/fd >{tmp_path}/fds")
     path = world.back_up()
     secret = os.open(path, os.O_RDONLY)
@@ -127,6 +129,7 @@ def test_it_gets_the_path_as_last_argument_and_the_facts_in_its_environment(
     }
     assert wanted <= set(environment)
     assert not any(line.startswith("NOTIFY_SOCKET=") for line in environment)
+    assert not any(line.startswith(("WARREN_LISTEN=", "WARREN_DATA_DIR=")) for line in environment)
     # 0, 1 and 2, and the one with which `ls` reads the directory: not `secret`, and none of the database
     assert (tmp_path / "fds").read_text().split() == ["0", "1", "2", "3"]
 
