@@ -125,6 +125,15 @@ def test_a_file_that_cannot_be_opened_is_no_reason_to_stop(tmp_path: Path) -> No
     assert KnownOrigins(tmp_path).of(1) == UNKNOWN
 
 
+def test_a_pipe_in_place_of_the_file_stops_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE_NAME)
+    assert KnownOrigins(tmp_path).of(1) == UNKNOWN
+    kept = origins(tmp_path)
+    kept.keep([Made(1, 5, 77)])
+    assert KnownOrigins(tmp_path).of(1) == UNKNOWN
+    kept.close()
+
+
 def test_a_session_is_known_by_its_manager() -> None:
     session = new_session("m2", lambda bits: 2**bits - 1)
     assert owner_among(session, ["m1", "m2", "m3"]) == "m2"

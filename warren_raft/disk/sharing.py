@@ -10,6 +10,7 @@ g+rwxs`. Kubernetes sets this mode if a pod has an fsGroup. A umask never sets i
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -50,9 +51,17 @@ def open_new(path: str, flags: int, *, directory: int | None = None) -> int:
 
 
 def without_links(path: str, flags: int) -> int:
-    """For `open(path, opener=without_links)`. Raises OSError (ELOOP) if the last part of the name is a symbolic
-    link."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """For `open(path, opener=without_links)`. Raises OSError if the last part of the name is a symbolic link (ELOOP),
+    or a pipe or a device (EINVAL): to open or read these can take for ever."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open() itself refuses a directory
+            raise OSError(errno.EINVAL, "not a regular file", path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def correct_mode(path: str) -> None:
