@@ -20,6 +20,7 @@ from zlib import crc32
 from warren_raft.disk.files import OS_FILES, File, Files
 from warren_raft.disk.sharing import without_links
 from warren_raft.fsm.entry import Made
+from warren_raft.fsm.history import MAX_CHANGES
 from warren_raft.raft.membership import Membership
 from warren_raft.store.command import NO_SESSION
 from warren_raft.store.reading import Reader
@@ -29,7 +30,7 @@ from warren_raft.support.log_lines import log_event
 logger = logging.getLogger("warren_raft.data_dir.origins")
 
 FILE_NAME: Final = "origins"
-SLOTS: Final = 100_000
+SLOTS: Final = MAX_CHANGES
 """One for each revision that the history keeps. A revision's slot is its number modulo SLOTS."""
 
 _SLOT: Final = Struct(">QQQ")
