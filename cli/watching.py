@@ -91,8 +91,9 @@ def events(since: int | None, kinds: Sequence[Any], show: bool) -> None:
     """Print the changes of the state that are kept, oldest first. Reads the database directly.
 
     A line has the revision, when this manager applied it, the manager through which it was written, and then what watch
-    prints. - is not known: the change came in a snapshot. -o wide also shows the session, which is one process of that
-    manager. The last 100,000 revisions are kept, and at most 32 MiB.
+    prints. With -o wide it also has the session, which is one process of that manager. A dash stands for what is not
+    known: the change came in a snapshot, or was in the log before this manager started, or its manager was removed, or
+    the note could not be written. The last 100,000 revisions are kept, and at most 32 MiB.
 
     \b
     Example: warren-raft events --since 1200 --data-dir data/m1
