@@ -1,8 +1,8 @@
 """DATA_DIR/origins: for the newest revisions, when this manager applied the change, and the session that made it.
 
 Lives here: that file, written by a manager and read beside it. Not here: the changes themselves (fsm/history.py), which
-are the same on every manager. Invariant: the file only helps people. It is not part of the state, no manager decides by
-it, it is never synced, and a slot that does not belong to the asked revision counts as none.
+are the same on every manager. Invariant: only the command `events` reads the file. It is not part of the state, no
+manager decides by it, and it is never synced. A slot of another revision than the asked one counts as empty.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Origin(NamedTuple):
-    """What this manager knows of the making of a revision."""
+    """When this manager applied a revision, and whose session made it, as far as the file says."""
 
     applied_at: datetime | None
     """Aware, UTC. None: the entry was in the log before this manager started."""
@@ -70,7 +70,7 @@ class Origins:
         self._microseconds = microseconds
         self._file: File | None = None
         self._is_failing = False
-        with self._helping():
+        with self._errors_logged():
             try:
                 self._file = files.open(self._path)
             except FileNotFoundError:
@@ -84,7 +84,7 @@ class Origins:
         now = self._microseconds()
         changes = changes[-SLOTS:]
         first = changes[0].revision % SLOTS
-        with self._helping():
+        with self._errors_logged():
             slots = [self._slot(file, change, now) for change in changes]
             file.write(first * SLOT_BYTES, b"".join(slots[: SLOTS - first]))
             if first + len(slots) > SLOTS:
@@ -94,7 +94,7 @@ class Origins:
         """Forget everything, because the state was wrong. When entries up to `old_index` were made is not known now."""
         self._old_index = old_index
         if self._file is not None:
-            with self._helping():
+            with self._errors_logged():
                 self._file.truncate(0)
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class Origins:
         return _encoded(change.revision, 0, change.session)
 
     @contextmanager
-    def _helping(self) -> Iterator[None]:
+    def _errors_logged(self) -> Iterator[None]:
         """Log an error of the disk, unless the last call failed too."""
         try:
             yield
